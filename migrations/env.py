@@ -1,0 +1,42 @@
+"""Alembic's environment. The URL comes from the caller's configuration or, on the command line, from AMUN_ settings."""
+
+from __future__ import annotations
+
+from alembic import context
+from sqlalchemy import Connection, text
+
+from models.records import Base
+from models.session import Database
+from models.settings import get_settings
+
+ADVISORY_LOCK = 0x616D756E  # "amun": without it three of four concurrent upgrades fail
+
+
+def _run(connection: Connection) -> None:
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        render_as_batch=True,
+        compare_type=True,
+        transaction_per_migration=False,
+    )
+    with context.begin_transaction():
+        if connection.dialect.name == "postgresql":
+            connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": ADVISORY_LOCK})
+        context.run_migrations()
+
+
+def _main() -> None:
+    url = context.config.get_main_option("sqlalchemy.url") or get_settings().database
+    if context.is_offline_mode():
+        raise SystemExit("migrations run against a database: offline SQL is not supported")
+    database = Database(url)
+    try:
+        with database.engine.execution_options(amun_write=True).connect() as connection:
+            _run(connection)
+            connection.commit()
+    finally:
+        database.dispose()
+
+
+_main()

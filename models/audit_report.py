@@ -1,0 +1,29 @@
+"""Audit reports: one a job, later facts make a new edition."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column
+
+from models.base import Base, new_id, now
+
+
+class AuditReport(Base):
+    __tablename__ = "audit_reports"
+    __table_args__ = (UniqueConstraint("job_id", "edition"),)
+
+    id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
+    job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id"))
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id"), index=True)
+    version_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("model_versions.id"))
+    edition: Mapped[int] = mapped_column(default=1)
+    supersedes_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("audit_reports.id"))
+    verdict: Mapped[str] = mapped_column(String(32))
+    json_path: Mapped[str] = mapped_column(String(255))  # relative to the data folder
+    json_sha256: Mapped[str] = mapped_column(String(64))
+    pdf_path: Mapped[str] = mapped_column(String(255))
+    pdf_sha256: Mapped[str] = mapped_column(String(64))
+    created_at: Mapped[datetime] = mapped_column(default=now)

@@ -1,0 +1,39 @@
+"""What makes rows evidence: the canonical body of an event, its chained hash, and pseudonyms of samples."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+
+import rfc8785
+
+from models.event import Event
+from models.secrets import keyed_hash
+
+GENESIS = hashlib.sha256(b"amun event log").hexdigest()
+
+
+def event_body(event: Event, position: int) -> bytes:
+    """RFC 8785 canonical JSON of an event at its position."""
+    return rfc8785.dumps(
+        {
+            "position": position,
+            "id": str(event.id),
+            "at": event.at.isoformat(timespec="microseconds"),
+            "name": event.name,
+            "record": event.record,
+            "record_id": event.record_id,
+            "actor": event.actor,
+            "data": event.data,
+        }
+    )
+
+
+def seal(previous: str, event: Event, position: int) -> str:
+    """sha256(previous hash || canonical body), in hex; the first event follows `GENESIS`."""
+    return hashlib.sha256(bytes.fromhex(previous) + event_body(event, position)).hexdigest()
+
+
+def sample_reference(key: bytes, training_set: uuid.UUID, index: int) -> str:
+    """Pseudonym of a sample in reports: 16 hex digits of an HMAC that only the controller can recompute."""
+    return keyed_hash(key, f"{training_set}/{index}")[:16]

@@ -1,0 +1,106 @@
+"""Names of networks, training recipe and unlearning policy, with their defaults.
+
+The values are resolved when a request is accepted and stored in the row; the worker copies every one of them into the plan.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+
+class NetworkName(StrEnum):
+    SMALL_CNN = "small-cnn"
+    RESNET18 = "resnet18"
+
+
+class Parameters(BaseModel):
+    """Unknown names are an error, so that a misspelt parameter never falls back to a default in silence."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class Network(Parameters):
+    name: NetworkName = Field(description="Architecture; `small-cnn` for small images, `resnet18` with the CIFAR stem.")
+    width: int = Field(default=16, ge=4, le=256, description="Channels of the first stage of `small-cnn`.")
+
+
+class Recipe(Parameters):
+    """How the model is trained. Compulsory: reference models and retraining repeat it."""
+
+    epochs: int = Field(default=30, ge=1, le=1000)
+    batch_size: int = Field(default=64, ge=2, le=4096)
+    learning_rate: float = Field(default=0.1, gt=0, le=10)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0, le=1)
+    schedule: Literal["one-cycle", "step", "constant"] = "one-cycle"
+    augment: bool = Field(default=False, description="Random crop and horizontal flip.")
+
+
+class Rehearsal(Parameters):
+    """Strengths tried on reference models, before any request exists, with pseudo-requests of these sizes."""
+
+    models: int = Field(default=4, ge=2, le=16)
+    sizes: list[int] = Field(default=[10, 100], min_length=1, max_length=8)
+    learning_rates: list[float] = Field(default=[0.003, 0.01, 0.03], min_length=1, max_length=8)
+    epochs: int = Field(default=10, ge=1, le=100)
+
+
+class Attack(Parameters):
+    """Search for the nearest adversarial examples."""
+
+    method: Literal["boundary", "pgd"] = "boundary"
+    batch_size: int = Field(default=512, ge=1, le=65536)
+    rival_classes: int = Field(default=2, ge=1, le=1000)
+    steps: int = Field(default=50, ge=1, le=1000)
+    bisections: int = Field(default=8, ge=0, le=40)
+    eps_start: float = Field(default=0.04, gt=0)
+    doublings: int = Field(default=12, ge=0, le=30)
+
+
+class Finetuning(Parameters):
+    """AMUN's form (arXiv 2503.00917, section 4); learning rate and epochs are rehearsed, never set here."""
+
+    form: Literal["retain+forget+adversarial", "forget+adversarial", "retain+adversarial", "adversarial"] = (
+        "retain+adversarial"
+    )
+    weighted: bool = True
+    learning_rate_decay_every: int | None = Field(default=None, ge=1)
+    batch_size: int = Field(default=64, ge=2, le=4096)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0, le=1)
+    augment: bool = False
+
+
+class AuditRule(Parameters):
+    """The verdict rule, fixed before a request arrives."""
+
+    tolerance: float = Field(default=0.05, gt=0, lt=0.5, description="Of AUC(z) - 1/2 and the secondary AUCs.")
+    tolerance_membership: float = Field(default=0.5, gt=0, le=1, description="Of R, the remaining membership share.")
+    level: float = Field(default=0.05, gt=0, lt=0.5, description="Two-sided significance.")
+    rmia_offline_a: float = Field(default=0.3, ge=0, le=1)
+    rmia_gamma: float = Field(default=1.0, gt=0)
+
+
+class Policy(Parameters):
+    """Everything about a model's unlearning and audit that is decided before a request arrives."""
+
+    references: int = Field(default=16, ge=4, le=256, description="Reference models, trained in disjoint pairs.")
+    rehearsal: Rehearsal = Rehearsal()
+    attack: Attack = Attack()
+    finetuning: Finetuning = Finetuning()
+    audit: AuditRule = AuditRule()
+    compare_retrained: bool = Field(default=False, description="Also retrain from the recipe, to print it beside.")
+    approval_share: float = Field(
+        default=0.5, gt=0, le=1, description="Requests for more than this share of the training images wait for approval."
+    )
+
+    @model_validator(mode="after")
+    def references_come_in_pairs(self) -> Self:
+        if self.references % 2:
+            raise ValueError("references must be even: they are trained on disjoint halves, in pairs")
+        if self.rehearsal.models > self.references:
+            raise ValueError("rehearsal.models must not exceed references")
+        return self

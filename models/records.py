@@ -1,0 +1,44 @@
+"""Every record, imported once, so that the metadata is complete wherever it is used."""
+
+from models.application import ApiKey, Application, Role
+from models.audit_report import AuditReport
+from models.base import Base
+from models.deletion_request import DeletionRequest, RequestSample, RequestStatus
+from models.erasure import Erasure, ErasureStatus
+from models.event import Event, EventSeal, record_event
+from models.job import MAX_ATTEMPTS, Job, JobKind, JobStatus
+from models.lease import Lease
+from models.model import Model, ModelStatus
+from models.model_version import ModelVersion, VersionStatus
+from models.training_set import Sample, Split, Suppression, TrainingSet, TrainingSetApplication, TrainingSetStatus
+
+__all__ = [
+    "MAX_ATTEMPTS",
+    "ApiKey",
+    "Application",
+    "AuditReport",
+    "Base",
+    "DeletionRequest",
+    "Erasure",
+    "ErasureStatus",
+    "Event",
+    "EventSeal",
+    "Job",
+    "JobKind",
+    "JobStatus",
+    "Lease",
+    "Model",
+    "ModelStatus",
+    "ModelVersion",
+    "RequestSample",
+    "RequestStatus",
+    "Role",
+    "Sample",
+    "Split",
+    "Suppression",
+    "TrainingSet",
+    "TrainingSetApplication",
+    "TrainingSetStatus",
+    "VersionStatus",
+    "record_event",
+]

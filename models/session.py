@@ -1,0 +1,80 @@
+"""Database sessions for SQLite and PostgreSQL, with the pragmas and locks each needs."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, event, select, text
+from sqlalchemy.orm import Session
+
+from models.base import now
+
+# A write-ahead log of SQLite before 3.51.3 can corrupt the file when two connections reset it at once.
+WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)
+BUSY_SECONDS = 30
+
+
+class Database:
+    """One engine a process. ``write()`` and ``read()`` are one transaction each, committed at the end of the block."""
+
+    def __init__(self, url: str) -> None:
+        self.engine = _engine(url)
+        self._sqlite = self.engine.dialect.name == "sqlite"
+        self._writer = self.engine.execution_options(amun_write=True)
+        # SQLite lets one writer in: threads of this process queue here rather than spin on the busy handler.
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """A transaction that may write; rolled back on any exception."""
+        if self._sqlite:
+            with self._lock, Session(self._writer, expire_on_commit=False) as session, session.begin():
+                yield session
+        else:
+            with Session(self._writer, expire_on_commit=False) as session, session.begin():
+                yield session
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        with Session(self.engine, expire_on_commit=False) as session, session.begin():
+            if not self._sqlite:
+                session.execute(text("SET TRANSACTION READ ONLY"))
+            yield session
+
+    def dispose(self) -> None:
+        self.engine.dispose()
+
+
+def current_time(session: Session) -> datetime:
+    """The clock that leases go by: the server's on PostgreSQL, since hosts differ; this host's on SQLite."""
+    if session.get_bind().dialect.name == "postgresql":
+        return session.execute(select(text("clock_timestamp()"))).scalar_one().astimezone(UTC)  # type: ignore[no-any-return]
+    return now()
+
+
+def _engine(url: str) -> Engine:
+    if not url.startswith("sqlite"):
+        return create_engine(url, pool_pre_ping=True, pool_size=10, max_overflow=20)
+    engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+
+    @event.listens_for(engine, "connect")
+    def configure(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # BEGIN is ours to choose
+        cursor = connection.cursor()
+        cursor.execute(f"PRAGMA journal_mode={'WAL' if WAL_IS_SAFE else 'DELETE'}")
+        cursor.execute("PRAGMA synchronous=FULL")
+        cursor.execute("PRAGMA foreign_keys=ON")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begin(connection: Connection) -> None:
+        # A deferred transaction that turns into a writer late fails with "database is locked" at once.
+        write = connection.get_execution_options().get("amun_write")
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine

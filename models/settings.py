@@ -1,0 +1,57 @@
+"""Settings of service and worker, read once from the environment (prefix AMUN_)."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """The defaults are the embedded way: SQLite and Celery's filesystem transport inside one data folder."""
+
+    model_config = SettingsConfigDict(env_prefix="AMUN_", extra="ignore", frozen=True)
+
+    data_dir: Path = Field(default=Path("amun-data"), description="Arrays, checkpoints, reports and, embedded, the database.")
+    database_url: str | None = Field(default=None, description="SQLAlchemy URL; default: SQLite in the data folder.")
+    broker_url: str | None = Field(default=None, description="redis://… ; default: a folder inside the data folder.")
+    secrets_dir: Path | None = Field(default=None, description="Keys, mode 0600; default: secrets/ in the data folder.")
+    import_root: Path | None = Field(default=None, description="Folder sources are read from; none: only builtin sets.")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int | None = Field(default=None, ge=1, description="Torch threads of a job; default: torch's own choice.")
+    pipeline: str | None = Field(default=None, description="Command of the child that runs a job; default: worker.pipeline.")
+    seed: int | None = Field(default=None, ge=0, description="Makes the seeds of jobs repeatable; default: drawn at random.")
+    issuer: str = Field(default="not configured (set AMUN_ISSUER)", description="Controller named in reports, and contact.")
+
+    lease_seconds: float = Field(default=45, gt=0)
+    heartbeat_seconds: float = Field(default=10, gt=0)
+    dispatch_seconds: float = Field(default=1, gt=0, description="Pause between two rounds of the dispatcher.")
+    job_limit_seconds: float = Field(default=24 * 3600, gt=0, description="A job that runs longer is stopped and fails.")
+    body_limit: int = Field(default=1024 * 1024, gt=0, description="Bytes of a request body.")
+
+    @field_validator("data_dir", "secrets_dir", "import_root")
+    @classmethod
+    def absolute(cls, path: Path | None) -> Path | None:
+        return path.expanduser().absolute() if path is not None else None
+
+    @property
+    def database(self) -> str:
+        return self.database_url or f"sqlite:///{self.data_dir / 'amun.sqlite3'}"
+
+    @property
+    def secrets(self) -> Path:
+        return self.secrets_dir or self.data_dir / "secrets"
+
+    @property
+    def pipeline_command(self) -> list[str]:
+        return shlex.split(self.pipeline) if self.pipeline else [sys.executable, "-m", "worker.pipeline"]
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    return Settings()

@@ -1,0 +1,1 @@
+"""HTTP in, rows out. Imports models only; never torch, numpy or pillow."""

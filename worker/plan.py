@@ -1,0 +1,428 @@
+"""What worker.tasks and worker.pipeline say to each other, as plain dataclasses that are JSON on disk.
+
+A plan names local files and holds every value the job needs: no default inside ``worker.unlearning`` decides a service
+job. ``tasks`` writes ``plan.json``; the pipeline prints one `Progress` a line and writes ``result.json`` last. Only the
+standard library is imported, so a job also runs by hand on a bare GPU machine.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+PLAN_FILE = "plan.json"
+RESULT_FILE = "result.json"
+
+REGISTER_PHASES = ("load", "save")
+TRAIN_PHASES = ("load", "train", "references", "rehearse", "save")
+UNLEARN_PHASES = ("load", "attack", "finetune", "audit", "retrain", "save")
+
+ERROR_CODES = {
+    "data_error": "an image or a source folder cannot be used; the detail names which",
+    "dataset_changed": "stored pixels no longer have the digest that was recorded at registration",
+    "checkpoint_invalid": "a checkpoint has another digest, other tensors, or values that are not finite",
+    "plan_invalid": "the plan asks for something that cannot be done, such as an empty forget set",
+    "diverged": "the loss became NaN or infinite",
+    "oom": "the device ran out of memory, with half the batch too",
+    "no_gpu": "AMUN_DEVICE is cuda and there is no GPU",
+    "disk_full": "no space was left while files were written",
+    "internal": "an unexpected error; the detail holds its type and message",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the images of a new training set come from."""
+
+    kind: str  # builtin | folder
+    path: str  # name of a builtin set, or an absolute folder with class folders inside
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Which images are never trained on. Exactly one of the two is set."""
+
+    share: float | None = None  # of all images, drawn at random by the plan's seed
+    folder: str | None = None  # folder source only: this top folder holds controls, every other one training images
+
+
+@dataclass(frozen=True)
+class RegisterPlan:
+    """Writes pixels.u8, labels.i32, digests.bin and manifest.jsonl; see `RegisterResult`."""
+
+    source: Source
+    controls: Controls
+    seed: int
+    kind: str = "register"
+
+
+@dataclass(frozen=True)
+class DataFiles:
+    """A registered training set as files of fixed-size rows without a header; row i belongs to sample index i."""
+
+    pixels: str  # uint8, rows x channels x height x width
+    labels: str  # int32, rows
+    digests: str  # 32 bytes a row: sha256 of the row's pixels as the database holds it (zeros: erased)
+    rows: int
+    shape: tuple[int, int, int]  # channels, height, width
+    classes: list[str]
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    name: str
+    width: int  # channels of the first stage; ignored where the architecture fixes it
+
+
+@dataclass(frozen=True)
+class RecipeSpec:
+    """How a model of this kind is trained; references and retraining use the same."""
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    momentum: float
+    weight_decay: float
+    schedule: str  # one-cycle | step | constant
+    augment: bool
+
+
+@dataclass(frozen=True)
+class RehearsalSpec:
+    """Which strengths are tried on the reference models, before any request exists."""
+
+    models: int  # how many of the reference models
+    sizes: list[int]  # pseudo-request sizes
+    learning_rates: list[float]
+    epochs: int  # every epoch up to this one is judged
+
+
+@dataclass(frozen=True)
+class AttackSpec:
+    method: str  # boundary | pgd
+    batch_size: int
+    rival_classes: int  # boundary: nearest rivals looked at
+    steps: int  # boundary: linearised steps at most; pgd: steps for each eps
+    bisections: int
+    eps_start: float  # pgd
+    doublings: int  # pgd: eps is doubled at most this often
+
+
+@dataclass(frozen=True)
+class UnlearnSpec:
+    """Form and strength of AMUN. ``learning_rate`` and ``epochs`` come from rehearsal at the nearest size."""
+
+    form: str  # retain+forget+adversarial | forget+adversarial | retain+adversarial | adversarial
+    weighted: bool  # adversarial samples weighted by how much models memorise such an image
+    learning_rate: float
+    learning_rate_decay_every: int | None
+    epochs: int
+    batch_size: int
+    momentum: float
+    weight_decay: float
+    augment: bool
+
+
+@dataclass(frozen=True)
+class AuditSpec:
+    """Fixed in the model's policy before the request arrives."""
+
+    tolerance: float  # of AUC(z) - 1/2 and of each secondary AUC; twice this in a third of difficulty
+    tolerance_membership: float  # of R
+    level: float  # two-sided significance of "bad"
+    rmia_offline_a: float
+    rmia_gamma: float
+
+
+@dataclass(frozen=True)
+class CheckpointFile:
+    path: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class SignalFiles:
+    """Reference signals: what K reference models say of each sample, and which of them had trained on it."""
+
+    phi: str  # float32, rows x references
+    members: str  # uint8, rows x references: 1 where the reference was trained on the row
+    references: int
+
+
+@dataclass(frozen=True)
+class TrainPlan:
+    """Writes checkpoint.safetensors, phi.f32 and members.u8; see `TrainResult`."""
+
+    data: DataFiles
+    network: NetworkSpec
+    recipe: RecipeSpec
+    train: list[int]
+    controls: list[int]
+    references: int
+    rehearsal: RehearsalSpec
+    attack: AttackSpec
+    unlearn: UnlearnSpec  # its learning_rate and epochs are replaced by the rehearsed ones
+    audit: AuditSpec
+    seed: int
+    threads: int | None = None  # torch threads; None: torch's own choice
+    kind: str = "train"
+
+
+@dataclass(frozen=True)
+class UnlearnPlan:
+    """Writes checkpoint.safetensors; see `UnlearnResult`.
+
+    ``forget`` and ``retain`` are disjoint; so are ``calibration`` and ``audit_controls``, and neither was ever trained on.
+    """
+
+    data: DataFiles
+    network: NetworkSpec
+    recipe: RecipeSpec
+    base: CheckpointFile
+    signals: SignalFiles
+    forget: list[int]
+    retain: list[int]
+    calibration: list[int]
+    audit_controls: list[int]
+    attack: AttackSpec
+    unlearn: UnlearnSpec
+    audit: AuditSpec
+    compare_retrained: bool
+    seed: int
+    threads: int | None = None
+    kind: str = "unlearn"
+
+
+Plan = RegisterPlan | TrainPlan | UnlearnPlan
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One line on the pipeline's standard output."""
+
+    phase: str
+    progress: float  # 0..1 of the whole job, never falling
+    step: str = ""
+    eta_seconds: float | None = None  # None until measured
+
+
+@dataclass(frozen=True)
+class OutputFile:
+    name: str  # inside OUT_DIR
+    sha256: str
+    size: int  # bytes
+
+
+@dataclass(frozen=True)
+class Failure:
+    code: str  # a key of ERROR_CODES
+    detail: str
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What the job ran on, as read at run time."""
+
+    device: str  # cpu | cuda
+    hardware: str  # name of the processor or GPU
+    threads: int
+    python: str
+    torch: str
+    code_version: str
+
+
+@dataclass(frozen=True)
+class RegisterResult:
+    """Files: pixels.u8, labels.i32, digests.bin, manifest.jsonl.
+
+    A line of the manifest is ``{"index", "key", "sha256", "file_sha256" (null where there is no file), "label",
+    "split": "train" | "control"}``; label is an index into ``classes``.
+    """
+
+    rows: int
+    shape: tuple[int, int, int]
+    classes: list[str]
+    train: int
+    controls: int
+    manifest_sha256: str
+
+
+@dataclass(frozen=True)
+class RehearsedStrength:
+    """One size of rehearsed requests: the strength chosen and what it did, aggregates over models only."""
+
+    size: int
+    learning_rate: float
+    epochs: int
+    models: int
+    auc_z_mean: float
+    auc_z_sd: float
+    membership_mean: float  # R
+    membership_sd: float
+    membership_before_mean: float  # R of the same requests before unlearning
+    accuracy_change_mean: float  # on controls, after minus before
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    accuracy_train: float
+    accuracy_controls: float
+    references: int
+    reference_train_size: int  # images each reference was trained on
+    rehearsal: list[RehearsedStrength]
+    reference_weights_deleted: bool
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One statistic of the audit against its null."""
+
+    name: str  # z | rmia | lira | absolute_z | loss | third_easy | third_middle | third_hard | membership
+    role: str  # primary | secondary
+    estimate: float  # AUC - 1/2, AUC - a_F for loss, R for membership: 0 is "like never trained"
+    standard_error: float
+    tolerance: float
+    p_value: float  # two-sided
+    inside: bool
+    bad: bool
+    auc: float | None  # None for membership
+    low: float  # 95% interval of the estimate
+    high: float
+
+
+@dataclass(frozen=True)
+class SampleScore:
+    """One forget sample; ``index`` is the row of the training set."""
+
+    index: int
+    z: float
+    testable: bool  # its membership effect is at least 2.8 standard deviations
+    difficulty: float  # mean signal of references that had not trained on it
+
+
+@dataclass(frozen=True)
+class Audit:
+    """The audit of one model. Empty ``estimates`` where fewer than 20 forget samples allow no AUC (R is still there)."""
+
+    verdict: str  # pass | over_unlearned | under_unlearned | inconclusive
+    reasons: list[str]
+    estimates: list[Estimate]
+    loss_null: float | None  # a_F
+    blind_auc: float | None  # AUC of the mean reference signal alone: how unlike the controls the forget set is
+    smallest_detectable_shift: float
+    tpr: float | None  # true positive rate of z at ``tpr_at_fpr``, where there are controls enough
+    tpr_at_fpr: float | None
+    tpr_at_zero: float | None  # share of forget samples above every control, with its exact 95% upper bound
+    tpr_at_zero_high: float | None
+    samples: list[SampleScore]
+    scores: dict[str, dict[str, list[float]]] = field(default_factory=dict)
+    # scores["z"|"rmia"|"lira"|"loss"|"difficulty"]["forget"|"controls"]: one value a sample, in the plan's order
+
+
+@dataclass(frozen=True)
+class Utility:
+    """Accuracies, 0..1, of one model."""
+
+    forget: float
+    retained: float
+    controls: float
+    controls_low: float  # 95% Wilson interval
+    controls_high: float
+    controls_by_class: dict[str, float]
+
+
+@dataclass(frozen=True)
+class AdversarialSummary:
+    method: str
+    found: int
+    not_found: list[int]  # indices
+    distance_quantiles: dict[str, float]  # "0.05", "0.25", "0.5", "0.75", "0.95" of the l2 distance, pixels in [0, 1]
+    passes_per_sample: float  # forward and backward passes
+
+
+@dataclass(frozen=True)
+class ModelMeasurement:
+    audit: Audit
+    utility: Utility
+
+
+@dataclass(frozen=True)
+class UnlearnResult:
+    before: ModelMeasurement
+    after: ModelMeasurement
+    retrained: ModelMeasurement | None  # where the plan asked to compare
+    adversarial: AdversarialSummary
+    forget: int
+    retain: int
+    calibration_controls: int
+    audit_controls: int
+    references: int
+    reference_train_size: int
+    epochs: int
+    learning_rate: float
+    losses: list[float]  # mean training loss of each epoch
+
+
+@dataclass(frozen=True)
+class Result:
+    """result.json. On failure ``outcome`` is None and ``error`` says why."""
+
+    kind: str
+    status: str  # succeeded | failed
+    seconds: dict[str, float]  # by phase
+    environment: Environment
+    files: list[OutputFile] = field(default_factory=list)
+    error: Failure | None = None
+    outcome: dict[str, Any] | None = None  # RegisterResult, TrainResult or UnlearnResult as JSON
+
+
+def dump(value: Any) -> str:
+    """Any dataclass of this module as JSON text; NaN and infinity are refused with a ValueError."""
+    return json.dumps(dataclasses.asdict(value), allow_nan=False, separators=(",", ":"))
+
+
+def load_plan(path: Path) -> Plan:
+    """Read ``plan.json``. Raises ValueError on an unknown kind and TypeError on unknown or missing fields."""
+    raw = json.loads(path.read_text("utf-8"))
+    kinds: dict[str, type[Any]] = {"register": RegisterPlan, "train": TrainPlan, "unlearn": UnlearnPlan}
+    if raw.get("kind") not in kinds:
+        raise ValueError(f"unknown kind of plan: {raw.get('kind')!r}")
+    return _build(kinds[raw["kind"]], raw)  # type: ignore[no-any-return]
+
+
+_NESTED: dict[str, type[Any]] = {
+    "source": Source,
+    "controls": Controls,
+    "data": DataFiles,
+    "network": NetworkSpec,
+    "recipe": RecipeSpec,
+    "rehearsal": RehearsalSpec,
+    "attack": AttackSpec,
+    "unlearn": UnlearnSpec,
+    "audit": AuditSpec,
+    "base": CheckpointFile,
+    "signals": SignalFiles,
+    "environment": Environment,
+}
+
+
+def _build(cls: type[Any], raw: dict[str, Any]) -> Any:
+    values = {
+        name: _build(_NESTED[name], value) if name in _NESTED and isinstance(value, dict) else value
+        for name, value in raw.items()
+    }
+    if "shape" in values:
+        values["shape"] = tuple(values["shape"])
+    return cls(**values)
+
+
+def load_result(path: Path) -> Result:
+    """Read ``result.json`` back; ``outcome`` stays a plain dictionary."""
+    raw = json.loads(path.read_text("utf-8"))
+    raw["environment"] = Environment(**raw["environment"])
+    raw["files"] = [OutputFile(**item) for item in raw["files"]]
+    raw["error"] = Failure(**raw["error"]) if raw["error"] else None
+    return Result(**raw)
