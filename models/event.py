@@ -16,7 +16,7 @@ class Event(Base):
     """Never updated, never deleted (triggers refuse both). Holds no identifier of a person."""
 
     __tablename__ = "events"
-    __table_args__ = (Index("ix_events_record", "record", "record_id"),)
+    __table_args__ = (Index("ix_events_record", "record", "record_id"), Index("ix_events_at", "at"))
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     at: Mapped[datetime] = mapped_column(default=now)

@@ -9,6 +9,7 @@ import rfc8785
 
 from models.event import Event
 from models.secrets import keyed_hash
+from models.training_set import Sample
 
 GENESIS = hashlib.sha256(b"amun event log").hexdigest()
 
@@ -37,3 +38,24 @@ def seal(previous: str, event: Event, position: int) -> str:
 def sample_reference(key: bytes, training_set: uuid.UUID, index: int) -> str:
     """Pseudonym of a sample in reports: 16 hex digits of an HMAC that only the controller can recompute."""
     return keyed_hash(key, f"{training_set}/{index}")[:16]
+
+
+def suppression_digest(key: bytes, training_set: uuid.UUID, field: str, value: object) -> str:
+    """Keyed hash of one name of a sample; ``field`` is key, index, sha256, file_sha256 or subject."""
+    return keyed_hash(key, f"{training_set}/{field}:{value}")
+
+
+def suppression_digests(key: bytes, sample: Sample) -> list[str]:
+    """Keyed hashes of everything that names a sample, before the names are nulled."""
+    names = {
+        "index": sample.index,
+        "key": sample.key,
+        "sha256": sample.sha256,
+        "file_sha256": sample.file_sha256,
+        "subject": sample.subject,
+    }
+    return [
+        suppression_digest(key, sample.training_set_id, field, value)
+        for field, value in names.items()
+        if value is not None
+    ]

@@ -1,0 +1,72 @@
+"""Which samples a model still holds, has forgotten, or is asked to forget: worker and dispatcher must count alike."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from models.deletion_request import RequestSample
+from models.erasure import Erasure, ErasureStatus
+from models.model_version import ModelVersion
+from models.training_set import Sample, Split
+
+
+def lineage(session: Session, version: ModelVersion) -> list[uuid.UUID]:
+    """The version's id and those of all its ancestors."""
+    parents = dict(
+        session.execute(
+            select(ModelVersion.id, ModelVersion.parent_id).where(ModelVersion.model_id == version.model_id)
+        ).tuples()
+    )
+    found: list[uuid.UUID] = []
+    current: uuid.UUID | None = version.id
+    while current is not None:
+        found.append(current)
+        current = parents[current]
+    return found
+
+
+def samples_of(session: Session, erasures: Iterable[uuid.UUID]) -> set[int]:
+    """Training samples that the erasures' requests name (controls are not a model's to forget)."""
+    ids = list(erasures)
+    if not ids:
+        return set()
+    return set(
+        session.scalars(
+            select(RequestSample.sample_index)
+            .join(Erasure, Erasure.request_id == RequestSample.request_id)
+            .join(
+                Sample,
+                (Sample.training_set_id == RequestSample.training_set_id)
+                & (Sample.index == RequestSample.sample_index),
+            )
+            .where(Erasure.id.in_(ids), Sample.split == Split.TRAIN)
+        )
+    )
+
+
+def forgotten(session: Session, version: ModelVersion) -> set[int]:
+    """Training samples that the version or an ancestor was made to forget."""
+    made = lineage(session, version)
+    erasures = session.scalars(
+        select(Erasure.id).where(
+            Erasure.model_id == version.model_id,
+            Erasure.version_id.in_(made),
+            Erasure.status.in_([ErasureStatus.DONE, ErasureStatus.AWAITING_RELEASE]),
+        )
+    )
+    return samples_of(session, erasures)
+
+
+def claimed_for_erasure(session: Session, model_id: uuid.UUID) -> set[int]:
+    """Training samples in any erasure of the model that was not called off: none of them may be retained."""
+    erasures = session.scalars(
+        select(Erasure.id).where(
+            Erasure.model_id == model_id,
+            Erasure.status.not_in([ErasureStatus.CANCELLED, ErasureStatus.NOT_APPLICABLE]),
+        )
+    )
+    return samples_of(session, erasures)

@@ -1,0 +1,116 @@
+"""One thread in whichever API process holds the lease: plan, hint, sweep, seal."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+import uuid
+from datetime import timedelta
+
+import structlog
+from sqlalchemy import or_, select, update
+from sqlalchemy.exc import IntegrityError
+
+from models.queue import celery_app
+from models.records import Lease
+from models.session import Database, current_time
+from models.settings import Settings
+from service import hinting, planning, sealing, sweeping
+
+LEASE = "dispatcher"
+LEASE_SECONDS = 15.0
+ORPHAN_SECONDS = 30.0
+
+log = structlog.get_logger(__name__)
+
+
+class Dispatcher:
+    """Every effect is a guarded move in the database, so two dispatchers at once do nothing twice; the lease saves work."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self.database = database
+        self.settings = settings
+        self.holder = f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+        self._celery = celery_app(settings)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._loop, name="dispatcher", daemon=True)
+        self._held_until = 0.0  # monotonic
+        self._orphans_at = 0.0
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End the thread and give the lease back, so that the next process need not wait for it to expire."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=LEASE_SECONDS)
+        try:
+            with self.database.write() as session:
+                session.execute(
+                    update(Lease)
+                    .where(Lease.name == LEASE, Lease.holder == self.holder)
+                    .values(expires_at=current_time(session))
+                )
+        except Exception:
+            log.warning("dispatcher.lease_not_returned", exc_info=True)
+
+    def round(self) -> None:
+        """One pass over everything that is due. A duty that fails is logged and does not keep the others from theirs."""
+        if not self._hold_lease():
+            return
+        self._duty("sweep", lambda: sweeping.expired_leases(self.database))
+        self._duty("plan", lambda: planning.plan(self.database, self.settings))
+        self._duty("hint", lambda: hinting.hint(self.database, self._celery))
+        self._duty("controls", lambda: sweeping.erase_controls(self.database, self.settings))
+        self._duty("seal", lambda: sealing.seal_events(self.database))
+        if time.monotonic() >= self._orphans_at:
+            self._orphans_at = time.monotonic() + ORPHAN_SECONDS
+            self._duty("orphans", lambda: sweeping.orphaned_files(self.database, self.settings))
+
+    def _loop(self) -> None:
+        while not self._stop.is_set():
+            try:
+                self.round()
+            except Exception:
+                log.error("dispatcher.round_failed", exc_info=True)
+            self._stop.wait(self.settings.dispatch_seconds)
+
+    def _duty(self, name: str, work: object) -> None:
+        if self._stop.is_set():
+            return
+        try:
+            work()  # type: ignore[operator]
+        except Exception:
+            log.error("dispatcher.duty_failed", duty=name, exc_info=True)
+
+    def _hold_lease(self) -> bool:
+        if time.monotonic() < self._held_until - LEASE_SECONDS * 2 / 3:
+            return True
+        asked = time.monotonic()
+        if not self._take_lease():
+            self._held_until = 0.0
+            return False
+        self._held_until = asked + LEASE_SECONDS
+        return True
+
+    def _take_lease(self) -> bool:
+        try:
+            with self.database.write() as session:
+                at = current_time(session)
+                until = at + timedelta(seconds=LEASE_SECONDS)
+                taken = session.execute(
+                    update(Lease)
+                    .where(Lease.name == LEASE, or_(Lease.holder == self.holder, Lease.expires_at <= at))
+                    .values(holder=self.holder, expires_at=until)
+                )
+                if taken.rowcount:  # type: ignore[attr-defined]
+                    return True
+                if session.scalar(select(Lease.name).where(Lease.name == LEASE)) is not None:
+                    return False
+                session.add(Lease(name=LEASE, holder=self.holder, expires_at=until))
+                return True
+        except IntegrityError:  # another process inserted the row first
+            return False

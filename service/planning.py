@@ -1,0 +1,107 @@
+"""PLAN: open erasures of a model without a live unlearn job become one job."""
+
+from __future__ import annotations
+
+import uuid
+
+from sqlalchemy import and_, exists, or_, select, update
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from models.base import now
+from models.holdings import forgotten, samples_of
+from models.moves import advance
+from models.records import (
+    DeletionRequest,
+    Erasure,
+    ErasureStatus,
+    Job,
+    JobKind,
+    JobStatus,
+    Model,
+    ModelStatus,
+    record_event,
+)
+from models.release import released_version
+from models.seeds import new_seed
+from models.session import Database
+from models.settings import Settings
+
+ACTOR = "dispatcher"
+
+
+def plan(database: Database, settings: Settings) -> int:
+    """Make the unlearn jobs that are due; returns how many. One transaction a model."""
+    with database.read() as session:
+        models = list(session.scalars(select(Erasure.model_id).join(Model).where(_plannable()).distinct()))
+    planned = 0
+    for model_id in models:
+        try:
+            with database.write() as session:
+                planned += _plan_model(session, settings, model_id)
+        except IntegrityError:  # the partial unique index: another dispatcher planned this model
+            continue
+    return planned
+
+
+def _plannable() -> object:
+    approved = or_(DeletionRequest.approval_required.is_(False), DeletionRequest.approved_at.is_not(None))
+    return and_(
+        Erasure.status == ErasureStatus.OPEN,
+        Erasure.job_id.is_(None),
+        Model.status == ModelStatus.READY,
+        exists().where(DeletionRequest.id == Erasure.request_id, DeletionRequest.rejected_at.is_(None), approved),
+        ~exists().where(
+            Job.model_id == Erasure.model_id,
+            Job.kind == JobKind.UNLEARN,
+            Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING]),
+        ),
+    )
+
+
+def _plan_model(session: Session, settings: Settings, model_id: uuid.UUID) -> int:
+    model = session.scalars(select(Model).where(Model.id == model_id).with_for_update()).one()
+    open_erasures = list(
+        session.scalars(
+            select(Erasure.id).join(Model).where(Erasure.model_id == model_id, _plannable()).order_by(Erasure.id)  # type: ignore[arg-type]
+        )
+    )
+    remaining = _finish_forgotten(session, model, open_erasures)
+    if not remaining:
+        return 0
+    number = len(list(session.scalars(select(Job.id).where(Job.model_id == model_id, Job.kind == JobKind.UNLEARN))))
+    job = Job(
+        kind=JobKind.UNLEARN,
+        model_id=model.id,
+        training_set_id=model.training_set_id,
+        seed=new_seed(settings, "unlearn", model.name, str(number)),
+    )
+    session.add(job)
+    session.flush()
+    session.execute(
+        update(Erasure)
+        .where(Erasure.id.in_(remaining), Erasure.status == ErasureStatus.OPEN, Erasure.job_id.is_(None))
+        .values(job_id=job.id)
+    )
+    record_event(session, "job.planned", "job", job.id, ACTOR, kind="unlearn", erasures=len(remaining))
+    return 1
+
+
+def _finish_forgotten(session: Session, model: Model, erasures: list[uuid.UUID]) -> list[uuid.UUID]:
+    """Erasures whose samples the released version has forgotten already are done with it as evidence; returns the rest."""
+    version = released_version(session, model)
+    if version is None:
+        return erasures
+    known_gone = forgotten(session, version)
+    rest = []
+    for erasure in erasures:
+        if samples_of(session, [erasure]) <= known_gone:
+            advance(
+                session, Erasure, Erasure.id == erasure, ErasureStatus.DONE, version_id=version.id, finished_at=now()
+            )
+            record_event(
+                session, "erasure.already_forgotten", "erasure", erasure, ACTOR, version=version.number
+            )
+        else:
+            rest.append(erasure)
+    return rest

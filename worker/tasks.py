@@ -1,0 +1,165 @@
+"""The Celery task: claim a job's row, supervise its pipeline, finish or fail. Imports no torch."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import threading
+import time
+import uuid
+from functools import lru_cache
+from pathlib import Path
+
+import structlog
+from celery.signals import worker_process_init, worker_ready, worker_shutting_down
+
+from models import artifacts, lifecycle
+from models.queue import RUN_TASK, celery_app
+from models.records import MAX_ATTEMPTS
+from models.session import Database
+from models.settings import Settings, get_settings
+from worker import finish
+from worker.claim import Claim, claim
+from worker.plan import PLAN_FILE, RESULT_FILE, Result, dump, load_result
+from worker.plans import CannotPlan, make_plan
+from worker.supervise import LOG_FILE, Ended, Heartbeat, Stopped, run_child
+
+NO_GPU_SECONDS = 60
+LOG_TAIL = 2000  # characters of the child's standard error that a failure quotes to the operator
+
+app = celery_app(get_settings())
+log = structlog.get_logger(__name__)
+
+# Made before the pool forks, so that the signal which reaches the main process reaches its children through it.
+_shutting_down = multiprocessing.get_context("fork").Event()
+
+
+@worker_shutting_down.connect  # type: ignore[untyped-decorator]
+def _on_shutdown(**_: object) -> None:
+    _shutting_down.set()
+
+
+@worker_process_init.connect  # type: ignore[untyped-decorator]
+def _in_pool_process(**_: object) -> None:
+    _die_with(os.getppid(), lambda: os._exit(1))
+
+
+@worker_ready.connect  # type: ignore[untyped-decorator]
+def _in_main_process(**_: object) -> None:
+    if os.environ.get("AMUN_EXIT_WITH_PARENT"):
+        _die_with(os.getppid(), lambda: os.kill(os.getpid(), signal.SIGTERM))
+
+
+def _die_with(parent: int, end: object) -> None:
+    """End this process soon after its parent is gone, killed without a word. The job's lease covers what is lost."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        end()  # type: ignore[operator]
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+@lru_cache(maxsize=1)
+def _database() -> Database:
+    """One engine in each pool process: connections do not survive a fork."""
+    return Database(get_settings().database)
+
+
+@app.task(name=RUN_TASK)  # type: ignore[untyped-decorator]
+def run(job_id: str) -> None:
+    """Run the job if it can be claimed now; a refused claim is not an error, for a message is only a hint."""
+    database, settings = _database(), get_settings()
+    taken = claim(database, settings, uuid.UUID(job_id), f"{socket.gethostname()}:{os.getpid()}")
+    if taken is None:
+        log.info("job.not_claimed", job=job_id)
+        return
+    log.info("job.claimed", job=job_id, kind=taken.job.kind.value, token=taken.token)
+    folder = artifacts.staging(settings.data_dir, taken.job.id, taken.token)
+    try:
+        _run_claimed(database, settings, taken, folder)
+    except Exception as error:
+        log.error("job.supervisor_failed", job=job_id, exc_info=True)
+        _retry_or_fail(database, taken, "internal", f"{type(error).__name__}: {error}")
+    finally:
+        artifacts.remove_folder(folder)
+
+
+def _run_claimed(database: Database, settings: Settings, taken: Claim, folder: Path) -> None:
+    folder.mkdir(parents=True)
+    with Heartbeat(database, settings, taken) as heartbeat:
+        try:
+            with database.read() as session:
+                plan = make_plan(session, settings, taken.job, folder)
+        except CannotPlan as error:
+            _fail(database, taken, error.code, str(error))
+            return
+        artifacts.write_durably(folder / PLAN_FILE, dump(plan).encode())
+        ended = run_child(settings.pipeline_command, folder, settings, heartbeat, _shutting_down.is_set)
+        _conclude(database, settings, taken, folder, ended)
+
+
+def _conclude(database: Database, settings: Settings, taken: Claim, folder: Path, ended: Ended) -> None:
+    if ended.stopped is Stopped.FENCED:
+        log.warning("job.fenced", job=str(taken.job.id), token=taken.token)
+    elif ended.stopped is Stopped.CANCELLED:
+        with database.write() as session:
+            lifecycle.cancel(session, taken.job, taken.token, actor=taken.actor)
+    elif ended.stopped is Stopped.SHUTDOWN:
+        with database.write() as session:
+            lifecycle.requeue(
+                session, taken.job, taken.token, actor=taken.actor, reason="the worker is shutting down", counted=False
+            )
+    elif ended.stopped is Stopped.TIME_LIMIT:
+        _fail(database, taken, "time_limit", f"it ran longer than {settings.job_limit_seconds:.0f} seconds")
+    else:
+        _conclude_result(database, settings, taken, folder, ended.returncode)
+
+
+def _conclude_result(database: Database, settings: Settings, taken: Claim, folder: Path, returncode: int) -> None:
+    result_path = folder / RESULT_FILE
+    if not result_path.exists():
+        how = f"signal {-returncode}" if returncode < 0 else f"exit status {returncode}"
+        tail = (folder / LOG_FILE).read_text(errors="replace")[-LOG_TAIL:]
+        _retry_or_fail(database, taken, "worker_lost", f"the pipeline ended with {how} and no result. {tail}".strip())
+        return
+    result = load_result(result_path)
+    if result.status == "succeeded":
+        finish.finish(database, settings, taken, folder, result)
+    else:
+        _failed_result(database, taken, result)
+
+
+def _failed_result(database: Database, taken: Claim, result: Result) -> None:
+    code, detail = (result.error.code, result.error.detail) if result.error else ("internal", "no reason was given")
+    if code == "no_gpu":
+        log.error("worker.no_gpu", job=str(taken.job.id), alert=True)
+        with database.write() as session:
+            lifecycle.requeue(
+                session,
+                taken.job,
+                taken.token,
+                actor=taken.actor,
+                reason="no_gpu",
+                counted=False,
+                not_before=finish.seconds_from_now(session, NO_GPU_SECONDS),
+            )
+        return
+    _fail(database, taken, code, detail)
+
+
+def _fail(database: Database, taken: Claim, code: str, detail: str) -> None:
+    with database.write() as session:
+        lifecycle.fail(session, taken.job, taken.token, actor=taken.actor, code=code, detail=detail)
+
+
+def _retry_or_fail(database: Database, taken: Claim, code: str, detail: str) -> None:
+    """The attempt was counted: queue the job again, or fail it at the third."""
+    if taken.job.attempts >= MAX_ATTEMPTS:
+        _fail(database, taken, code, detail)
+        return
+    with database.write() as session:
+        lifecycle.requeue(session, taken.job, taken.token, actor=taken.actor, reason=code, counted=True)
