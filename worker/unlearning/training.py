@@ -117,7 +117,7 @@ def augmented(batch: Tensor, generator: torch.Generator) -> Tensor:
     return padded[images, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).contiguous()
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def infer(network: nn.Module, inputs: Tensor, *, batch_size: int = 512) -> Tensor:
     """Logits in evaluation mode, float32, N x classes, on the device of ``inputs``; the network's mode is restored."""
     was_training = network.training
