@@ -1,0 +1,134 @@
+"""What a handler may ask for, one name each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from fastapi import Depends, Path, Request
+from sqlalchemy import ColumnElement, exists, select
+from sqlalchemy.orm import Session
+
+from models.records import Model, ModelVersion, Role, TrainingSet, TrainingSetApplication
+from models.session import Database
+from models.settings import Settings
+from service.errors import NotFound
+from service.schemas.common import NAME
+from service.security import Authenticated, Principal
+
+
+def _settings(request: Request) -> Settings:
+    settings: Settings = request.app.state.settings
+    return settings
+
+
+def _database(request: Request) -> Database:
+    database: Database = request.app.state.database
+    return database
+
+
+def _pepper(request: Request) -> bytes:
+    pepper: bytes = request.app.state.pepper
+    return pepper
+
+
+def _suppression_key(request: Request) -> bytes:
+    key: bytes = request.app.state.suppression_key
+    return key
+
+
+CurrentSettings = Annotated[Settings, Depends(_settings)]
+_CurrentDatabase = Annotated[Database, Depends(_database)]
+Pepper = Annotated[bytes, Depends(_pepper)]
+SuppressionKey = Annotated[bytes, Depends(_suppression_key)]
+
+
+def _read(database: _CurrentDatabase) -> Iterator[Session]:
+    with database.read() as session:
+        yield session
+
+
+def _write(database: _CurrentDatabase) -> Iterator[Session]:
+    with database.write() as session:
+        yield session
+
+
+# scope="function" commits before the response leaves. The limits stay below the number of threads in the pool together:
+# whoever holds the lock or a connection always finds a thread to go on with.
+ReadSession = Annotated[Session, Depends(_read, scope="function", max_concurrency=8)]
+WriteSession = Annotated[Session, Depends(_write, scope="function", max_concurrency=8)]
+
+NameInPath = Annotated[str, Path(pattern=NAME, description="Name given at registration.")]
+NumberInPath = Annotated[int, Path(ge=1, le=2**31 - 1, description="Number of the version.")]
+
+
+def training_set_named(session: Session, name: str, principal: Principal, *, at: str | None = None) -> TrainingSet:
+    """The set, if this principal may use it. Raises NotFound, alike for others' sets and for none."""
+    query = select(TrainingSet).where(TrainingSet.name == name)
+    if principal.role is Role.APPLICATION:
+        query = query.where(_granted(principal))
+    found = session.scalars(query).one_or_none()
+    if found is None:
+        raise NotFound("There is no training set of this name that this key may use.", at=at)
+    return found
+
+
+def model_named(session: Session, name: str, principal: Principal) -> Model:
+    """The model, if this principal may see it. Raises NotFound, alike for others' models and for none."""
+    query = select(Model).join(TrainingSet).where(Model.name == name)
+    if principal.role is Role.APPLICATION:
+        query = query.where(_granted(principal))
+    found = session.scalars(query).one_or_none()
+    if found is None:
+        raise NotFound("There is no model of this name that this key may use.")
+    return found
+
+
+def version_numbered(session: Session, model: Model, number: int) -> ModelVersion:
+    """Raises NotFound."""
+    found = session.scalars(
+        select(ModelVersion).where(ModelVersion.model_id == model.id, ModelVersion.number == number)
+    ).one_or_none()
+    if found is None:
+        raise NotFound(f"Model {model.name} has no version {number}.")
+    return found
+
+
+def _granted(principal: Principal) -> ColumnElement[bool]:
+    return exists().where(
+        TrainingSetApplication.training_set_id == TrainingSet.id,
+        TrainingSetApplication.application_id == principal.application_id,
+    )
+
+
+def _training_set(name: NameInPath, principal: Authenticated, session: ReadSession) -> TrainingSet:
+    return training_set_named(session, name, principal)
+
+
+def _model(name: NameInPath, principal: Authenticated, session: ReadSession) -> Model:
+    return model_named(session, name, principal)
+
+
+LoadedTrainingSet = Annotated[TrainingSet, Depends(_training_set)]
+LoadedModel = Annotated[Model, Depends(_model)]
+
+
+def _version(model: LoadedModel, number: NumberInPath, session: ReadSession) -> ModelVersion:
+    return version_numbered(session, model, number)
+
+
+def _locked_model(name: NameInPath, principal: Authenticated, session: WriteSession) -> Model:
+    model = model_named(session, name, principal)
+    session.refresh(model, with_for_update={"of": Model})  # a finishing job must not release another version meanwhile
+    return model
+
+
+LoadedVersion = Annotated[ModelVersion, Depends(_version)]
+LockedModel = Annotated[Model, Depends(_locked_model)]
+
+
+def _version_of_locked_model(model: LockedModel, number: NumberInPath, session: WriteSession) -> ModelVersion:
+    return version_numbered(session, model, number)
+
+
+VersionToChange = Annotated[ModelVersion, Depends(_version_of_locked_model)]

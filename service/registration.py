@@ -1,0 +1,104 @@
+"""Register training sets and models: the record, its job and their events in one transaction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from models.records import (
+    Job,
+    JobKind,
+    Model,
+    TrainingSet,
+    TrainingSetApplication,
+    TrainingSetStatus,
+    record_event,
+)
+from models.seeds import new_seed
+from models.settings import Settings
+from service.deps import training_set_named
+from service.errors import Conflict, Unprocessable, pointer
+from service.schemas.models import NewModel
+from service.schemas.training_sets import NewTrainingSet
+from service.security import Principal, application_named
+
+
+def register_training_set(
+    session: Session, settings: Settings, principal: Principal, body: NewTrainingSet
+) -> tuple[TrainingSet, Job]:
+    """Raises Conflict for a name that exists, Unprocessable where folders cannot be read."""
+    if body.source.kind == "folder" and settings.import_root is None:
+        raise Unprocessable(
+            "This service reads no folders: the operator of the machine must set AMUN_IMPORT_ROOT first.",
+            at=pointer("source", "kind"),
+        )
+    training_set = TrainingSet(
+        name=body.name,
+        source=body.source.model_dump(mode="json"),
+        controls=body.controls.model_dump(mode="json", exclude_none=True),
+    )
+    _insert(session, training_set, body.name)
+    for name in dict.fromkeys(body.applications):
+        application = application_named(session, name)
+        session.add(TrainingSetApplication(training_set_id=training_set.id, application_id=application.id))
+    job = Job(
+        kind=JobKind.REGISTER, training_set_id=training_set.id, seed=new_seed(settings, "register", training_set.name)
+    )
+    _queue(session, job, principal, "training_set", training_set)
+    return training_set, job
+
+
+def register_model(session: Session, settings: Settings, principal: Principal, body: NewModel) -> tuple[Model, Job]:
+    """Every parameter is resolved now and stored, so that a later default changes nothing.
+
+    Raises NotFound for the training set, Conflict for a set that is not ready or a name that exists.
+    """
+    training_set = training_set_named(session, body.training_set, principal, at=pointer("training_set"))
+    if training_set.status is TrainingSetStatus.REGISTERING:
+        raise Conflict(
+            "The training set is still being registered: wait until it is ready.", at=pointer("training_set")
+        )
+    if training_set.status is TrainingSetStatus.FAILED:
+        raise Conflict(
+            "The registration of the training set failed: register it again under another name.",
+            at=pointer("training_set"),
+        )
+    model = Model(
+        name=body.name,
+        training_set_id=training_set.id,
+        training_set=training_set,
+        network=body.network.model_dump(mode="json"),
+        recipe=body.recipe.model_dump(mode="json"),
+        policy=body.policy.model_dump(mode="json"),
+    )
+    _insert(session, model, body.name)
+    job = Job(
+        kind=JobKind.TRAIN,
+        training_set_id=training_set.id,
+        model_id=model.id,
+        seed=new_seed(settings, "train", model.name),
+    )
+    _queue(session, job, principal, "model", model)
+    return model, job
+
+
+def _insert(session: Session, record: TrainingSet | Model, name: str) -> None:
+    taken = Conflict(f"The name {name} is taken: choose another one.", at=pointer("name"))
+    if session.scalar(select(type(record).id).where(type(record).name == name)) is not None:
+        raise taken
+    try:
+        session.add(record)
+        session.flush()
+    except IntegrityError as error:  # another process inserted it since we looked
+        raise taken from error
+
+
+def _queue(session: Session, job: Job, principal: Principal, owner: str, record: Any) -> None:
+    session.add(job)
+    session.flush()
+    record_event(session, f"{owner}.accepted", owner, record.id, principal.actor, **{owner: record.name})
+    record_event(session, "job.queued", "job", job.id, principal.actor, kind=job.kind.value)
+    session.flush()

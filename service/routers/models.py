@@ -1,0 +1,208 @@
+"""/v1/models, their versions and checkpoints"""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Response, status
+from fastapi.responses import FileResponse
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session, aliased
+
+from models.records import Model, ModelStatus, ModelVersion, VersionStatus
+from models.release import released_version
+from models.settings import Settings
+from service.deps import (
+    CurrentSettings,
+    LoadedModel,
+    LoadedVersion,
+    LockedModel,
+    ReadSession,
+    VersionToChange,
+    WriteSession,
+)
+from service.errors import Conflict, Damaged, Gone, NotFound, Unprocessable, responses
+from service.paging import Page, Paged
+from service.registration import register_model
+from service.releases import quarantine_version, release_version
+from service.schemas.common import Accepted, Reason
+from service.schemas.models import ModelAccepted, ModelAnswer, NewModel, VersionAnswer
+from service.security import AsCompliance, AsOperator, AsReceiver
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+IfNoneMatch = Annotated[str | None, Header(description="ETag of the checkpoint that the caller has.")]
+CHECKPOINT: dict[int | str, dict[str, object]] = {
+    200: {"description": "safetensors", "content": {"application/octet-stream": {}}},
+    304: {"description": "The caller has it already."},
+}
+
+
+@router.post("", status_code=status.HTTP_202_ACCEPTED, responses=responses(NotFound, Conflict, Unprocessable))
+def train(
+    principal: AsOperator, body: NewModel, settings: CurrentSettings, session: WriteSession, response: Response
+) -> ModelAccepted:
+    """Train a model; a job does it, and its reference models."""
+    model, job = register_model(session, settings, principal, body)
+    response.headers["Location"] = f"/v1/models/{model.name}"
+    accepted = Accepted(id=job.id, kind=job.kind.value, status=job.status.value, created_at=job.created_at)
+    return ModelAccepted(model=_model(model), job=accepted)
+
+
+@router.get("")
+def list_models(_: AsCompliance, session: ReadSession, paging: Paged) -> Page[ModelAnswer]:
+    """Models, newest first."""
+    rows, cursor = paging.cut(session, select(Model), Model.id)
+    return Page(data=[_model(row[0]) for row in rows], next_cursor=cursor)
+
+
+@router.get("/{name}", responses=responses(NotFound))
+def get_model(_: AsCompliance, model: LoadedModel) -> ModelAnswer:
+    """One model, with every parameter it was registered with."""
+    return _model(model)
+
+
+@router.get("/{name}/versions", responses=responses(NotFound))
+def list_versions(_: AsCompliance, model: LoadedModel, session: ReadSession, paging: Paged) -> Page[VersionAnswer]:
+    """A model's versions, newest first."""
+    rows, cursor = paging.cut(session, _versions(model), ModelVersion.number)
+    return Page(data=[_version(model, row[0], row[1]) for row in rows], next_cursor=cursor)
+
+
+@router.get("/{name}/versions/{number}", responses=responses(NotFound))
+def get_version(_: AsCompliance, model: LoadedModel, version: LoadedVersion, session: ReadSession) -> VersionAnswer:
+    """One version."""
+    return _read_version(session, model, version)
+
+
+@router.get(
+    "/{name}/checkpoint",
+    response_class=FileResponse,
+    responses={**CHECKPOINT, **responses(NotFound, Conflict)},
+)
+def download_released(
+    _: AsReceiver,
+    model: LoadedModel,
+    settings: CurrentSettings,
+    session: ReadSession,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """The released checkpoint. Ask again with If-None-Match: a changed ETag tells that a new version is out."""
+    version = released_version(session, model)
+    if version is None:
+        reasons = {
+            ModelStatus.TRAINING: "is still training: wait for its train job",
+            ModelStatus.WITHDRAWN: "is withdrawn: no version of it may be used until one is released",
+            ModelStatus.FAILED: "failed to train: there is no checkpoint",
+            ModelStatus.RETIRED: "is retired: no version of it may be used",
+        }
+        raise Conflict(f"Model {model.name} {reasons.get(model.status, 'has no released version')}.")
+    return _checkpoint(settings, model, version, if_none_match)
+
+
+@router.get(
+    "/{name}/versions/{number}/checkpoint",
+    response_class=FileResponse,
+    responses={**CHECKPOINT, **responses(NotFound, Gone)},
+)
+def download_version(
+    _: AsOperator,
+    model: LoadedModel,
+    version: LoadedVersion,
+    settings: CurrentSettings,
+    if_none_match: IfNoneMatch = None,
+) -> Response:
+    """The checkpoint of any version, quarantined ones included."""
+    if version.status is VersionStatus.DESTROYED:
+        raise Gone(f"Version {version.number} was destroyed: its file is gone.")
+    return _checkpoint(settings, model, version, if_none_match)
+
+
+@router.post(
+    "/{name}/versions/{number}/release",
+    status_code=status.HTTP_202_ACCEPTED,
+    responses=responses(NotFound, Conflict, Gone),
+)
+def release(
+    principal: AsOperator, model: LockedModel, version: VersionToChange, body: Reason, session: WriteSession
+) -> VersionAnswer:
+    """Serve a quarantined version on an operator's responsibility; the reason stays in the log."""
+    release_version(session, model, version, principal, body.reason)
+    return _read_version(session, model, version)
+
+
+@router.post(
+    "/{name}/versions/{number}/quarantine",
+    status_code=status.HTTP_202_ACCEPTED,
+    responses=responses(NotFound, Conflict),
+)
+def quarantine(
+    principal: AsOperator, model: LockedModel, version: VersionToChange, body: Reason, session: WriteSession
+) -> VersionAnswer:
+    """Take the released version out of service; its model is withdrawn until a version is released."""
+    quarantine_version(session, model, version, principal, body.reason)
+    return _read_version(session, model, version)
+
+
+def _checkpoint(settings: Settings, model: Model, version: ModelVersion, if_none_match: str | None) -> Response:
+    etag = f'"{version.sha256}"'
+    digest = base64.b64encode(bytes.fromhex(version.sha256)).decode()
+    headers = {"ETag": etag, "Repr-Digest": f"sha-256=:{digest}:", "Cache-Control": "private, no-cache"}
+    known = {tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")}
+    if known & {etag, "*"}:
+        return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
+    path: Path = settings.data_dir / version.path
+    if not path.is_file() or path.stat().st_size != version.size:
+        raise Damaged(
+            f"The file of version {version.number} is not the one that was stored: ask the operator to restore it."
+        )
+    return FileResponse(path, filename=f"{model.name}-v{version.number}.safetensors", headers=headers)
+
+
+def _versions(model: Model) -> Select[ModelVersion, int | None]:
+    parent = aliased(ModelVersion)
+    return (
+        select(ModelVersion, parent.number)
+        .outerjoin(parent, parent.id == ModelVersion.parent_id)
+        .where(ModelVersion.model_id == model.id)
+    )
+
+
+def _read_version(session: Session, model: Model, version: ModelVersion) -> VersionAnswer:
+    found, parent = session.execute(_versions(model).where(ModelVersion.id == version.id)).one()
+    return _version(model, found, parent)
+
+
+def _version(model: Model, version: ModelVersion, parent: int | None) -> VersionAnswer:
+    return VersionAnswer(
+        id=version.id,
+        model=model.name,
+        number=version.number,
+        status=version.status,
+        parent=parent,
+        job=version.job_id,
+        sha256=version.sha256,
+        size=version.size,
+        verdict=version.verdict,
+        reason=version.reason,
+        created_at=version.created_at,
+        released_at=version.released_at,
+    )
+
+
+def _model(model: Model) -> ModelAnswer:
+    return ModelAnswer(
+        id=model.id,
+        name=model.name,
+        status=model.status,
+        training_set=model.training_set.name,
+        network=model.network,
+        recipe=model.recipe,
+        policy=model.policy,
+        released_version=model.released_number,
+        training=model.training,
+        error=model.error,
+        created_at=model.created_at,
+    )

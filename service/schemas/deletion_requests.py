@@ -1,0 +1,92 @@
+"""Deletion requests."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
+
+from models.deletion_request import RequestStatus
+from models.erasure import ErasureStatus
+from service.due import PERIODS
+from service.schemas.common import Answer, Body, Links, Name, ShortText, no_nul
+from service.schemas.selectors import Selector, SelectorOutcome
+
+
+def _known(regulation: str) -> str:
+    if regulation not in PERIODS:
+        raise ValueError("must be one of " + ", ".join(PERIODS))
+    return regulation
+
+
+class NewDeletionRequest(Body):
+    training_set: Name
+    samples: list[Selector] = Field(min_length=1, max_length=10_000)
+    models: list[Name] | None = Field(
+        default=None, min_length=1, max_length=1000, description="Default: every model trained on the set."
+    )
+    external_id: ShortText | None = Field(default=None, description="The caller's own number of the case.")
+    regulation: Annotated[str, AfterValidator(_known)] = Field(default="GDPR", description=", ".join(PERIODS))
+    ground: Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(no_nul)] | None = Field(
+        default=None, description="Such as `17(1)(b)`."
+    )
+    submitted_at: AwareDatetime | None = Field(
+        default=None, description="When the person asked; the period runs from then."
+    )
+    partial: bool = Field(default=False, description="Accept the request although some selectors are not found.")
+
+
+class ErasureAnswer(Answer):
+    """The request in one model."""
+
+    id: uuid.UUID
+    model: str
+    status: ErasureStatus
+    job: uuid.UUID | None
+    version: int | None = Field(description="Number of the version that has forgotten the samples.")
+    report: uuid.UUID | None = Field(description="Newest audit report of that version.")
+    reason: str | None
+    finished_at: datetime | None
+
+
+class RequestSummary(Answer):
+    id: uuid.UUID
+    status: RequestStatus
+    application: str
+    training_set: str
+    external_id: str | None
+    regulation: str
+    ground: str | None
+    submitted_at: datetime | None
+    received_at: datetime
+    due_at: datetime
+    days_left: int | None = Field(
+        description="Calendar days until it is due; negative when overdue, null once it ended."
+    )
+    approval_required: bool
+    erasures: list[ErasureAnswer]
+    links: Links
+
+
+class RequestAnswer(RequestSummary):
+    samples: list[SelectorOutcome] = Field(description="Each selector as it was answered at receipt.")
+
+
+class RequestReceipt(Answer):
+    """The answer to the POST: it stays the same however often the request is sent again with its Idempotency-Key."""
+
+    id: uuid.UUID
+    status: RequestStatus = Field(description="At receipt; GET tells how far it is now.")
+    training_set: str
+    models: list[str]
+    external_id: str | None
+    regulation: str
+    ground: str | None
+    submitted_at: datetime | None
+    received_at: datetime
+    due_at: datetime
+    approval_required: bool
+    samples: list[SelectorOutcome]
+    links: Links

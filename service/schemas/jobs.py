@@ -1,0 +1,45 @@
+"""Jobs, and the events of the log that tell of one."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+
+from pydantic import Field
+
+from models.job import JobKind, JobStatus
+from service.schemas.common import Answer, Details, Links
+
+
+class JobAnswer(Answer):
+    id: uuid.UUID
+    kind: JobKind
+    status: JobStatus
+    training_set: str | None
+    model: str | None
+    version: int | None = Field(description="Number of the version it makes.")
+    phase: str | None
+    step: str | None
+    progress: float = Field(description="0 to 1.")
+    eta_seconds: float | None = Field(description="Null until it can be estimated from what was measured.")
+    attempts: int
+    worker: str | None
+    error: Details | None
+    seconds: Details | None = Field(description="By phase.")
+    created_at: datetime
+    not_before: datetime | None
+    started_at: datetime | None
+    finished_at: datetime | None
+    links: Links
+
+
+class EventAnswer(Answer):
+    position: int = Field(description="In the sealed log.")
+    id: uuid.UUID
+    at: datetime
+    name: str
+    record: str
+    record_id: str
+    actor: str
+    data: Details
+    hash: str = Field(description="Chains the event to the one before it.")

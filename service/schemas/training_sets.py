@@ -1,0 +1,104 @@
+"""Training sets: registration, state, and search for samples."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
+
+from models.training_set import Split, TrainingSetStatus
+from service.schemas.common import Accepted, Answer, Body, Details, Name
+from service.schemas.selectors import Selector, SelectorOutcome
+
+
+def _inside(path: str) -> str:
+    parts = PurePosixPath(path).parts
+    if path.startswith("/") or ".." in parts or not parts or "\0" in path or "\\" in path:
+        raise ValueError("must be a path relative to the import root, without `..`")
+    return path
+
+
+RelativePath = Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(_inside)]
+
+
+class BuiltinSource(Body):
+    kind: Literal["builtin"]
+    path: Literal["digits"] = Field(description="scikit-learn's handwritten digits: 1,797 images of 8 x 8 pixels.")
+
+
+class FolderSource(Body):
+    kind: Literal["folder"]
+    path: RelativePath = Field(
+        description="Folder of class folders with PNG or JPEG files, relative to AMUN_IMPORT_ROOT."
+    )
+
+
+class Controls(Body):
+    """Images that no model is ever trained on: an audit compares forgotten images with them. Exactly one of the two."""
+
+    share: float | None = Field(default=None, gt=0, lt=1, description="Of all images, drawn at random.")
+    folder: Name | None = Field(default=None, description="Top folder that holds them, such as `test`.")
+
+    @model_validator(mode="after")
+    def exactly_one(self) -> Self:
+        if (self.share is None) == (self.folder is None):
+            raise ValueError("give either share or folder")
+        return self
+
+
+class NewTrainingSet(Body):
+    name: Name
+    applications: list[Name] = Field(
+        max_length=1000, description="Applications that may erase from it; made where they do not exist yet."
+    )
+    source: Annotated[BuiltinSource | FolderSource, Field(discriminator="kind")]
+    controls: Controls
+
+    @model_validator(mode="after")
+    def controls_fit_the_source(self) -> Self:
+        if self.controls.folder is not None and self.source.kind != "folder":
+            raise ValueError("controls.folder goes with a source of kind folder: give controls.share")
+        return self
+
+
+class TrainingSetAnswer(Answer):
+    id: uuid.UUID
+    name: str
+    status: TrainingSetStatus
+    applications: list[str]
+    source: Details
+    controls: Details
+    shape: list[int] | None = Field(description="Channels, height, width.")
+    classes: list[str] | None
+    rows: int | None
+    manifest_sha256: str | None
+    error: Details | None = Field(description="Why it failed: code and detail.")
+    created_at: datetime
+
+
+class TrainingSetAccepted(Answer):
+    training_set: TrainingSetAnswer
+    job: Accepted
+
+
+class SampleSearch(Body):
+    samples: list[Selector] = Field(min_length=1, max_length=10_000)
+
+
+class SampleAnswer(Answer):
+    index: int
+    key: str | None
+    sha256: str | None
+    file_sha256: str | None
+    label: int
+    split: Split
+    subject: str | None
+    erased_at: datetime | None
+
+
+class SampleSearchAnswer(Answer):
+    samples: list[SelectorOutcome]
+    data: list[SampleAnswer] = Field(description="Every row that a selector or one of its copies stands for, by index.")
