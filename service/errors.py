@@ -15,6 +15,7 @@ Problem
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -23,7 +24,7 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -144,7 +145,7 @@ class TraceMiddleware:
         try:
             await self.app(scope, receive, traced)
         except Exception as error:
-            log.error("request.failed", trace_id=trace_id, error=type(error).__name__, exc_info=True)
+            log.error("request.failed", trace_id=trace_id, **_described(error))
             if started:
                 raise
             problem = Problem("The error was logged under the trace_id: give it to the operator.")
@@ -213,6 +214,14 @@ def answer(trace_id: str, problem: Problem) -> JSONResponse:
     return JSONResponse(body, int(problem.status), problem.headers, MEDIA_TYPE)
 
 
+def _described(error: Exception) -> dict[str, Any]:
+    """For the log. A database's own message quotes the values it refused, which may name a person."""
+    described: dict[str, Any] = {"error": type(error).__name__, "frames": traceback.format_tb(error.__traceback__)}
+    if not isinstance(error, SQLAlchemyError):
+        described["message"] = str(error)
+    return described
+
+
 def _trace_id(request: Request) -> str:
     return str(request.state.trace_id)
 
@@ -253,7 +262,7 @@ def _on_http(request: Request, error: Exception) -> JSONResponse:
 
 
 def _on_busy(request: Request, error: Exception) -> JSONResponse:
-    log.error("database.unavailable", trace_id=_trace_id(request), error=type(error).__name__, exc_info=error)
+    log.error("database.unavailable", trace_id=_trace_id(request), **_described(error))
     return answer(
         _trace_id(request),
         Unavailable("The database does not answer: nothing was changed unless a later GET shows it. Try again."),
@@ -261,7 +270,7 @@ def _on_busy(request: Request, error: Exception) -> JSONResponse:
 
 
 def _on_race(request: Request, error: Exception) -> JSONResponse:
-    log.warning("database.conflict", trace_id=_trace_id(request), exc_info=error)
+    log.warning("database.conflict", trace_id=_trace_id(request), **_described(error))
     return answer(
         _trace_id(request), Conflict("Another request changed the same records at this moment: send it again.")
     )

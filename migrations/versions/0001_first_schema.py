@@ -56,6 +56,7 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_events")),
     )
     with op.batch_alter_table("events", schema=None) as batch_op:
+        batch_op.create_index("ix_events_at", ["at"], unique=False)
         batch_op.create_index("ix_events_record", ["record", "record_id"], unique=False)
 
     op.create_table(
@@ -528,6 +529,7 @@ def downgrade() -> None:
     op.drop_table("leases")
     with op.batch_alter_table("events", schema=None) as batch_op:
         batch_op.drop_index("ix_events_record")
+        batch_op.drop_index("ix_events_at")
 
     op.drop_table("events")
     op.drop_table("applications")

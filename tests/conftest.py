@@ -1,0 +1,229 @@
+"""Databases and servers for tests: SQLite in a temporary folder, PostgreSQL and Redis started on free ports."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from models.session import Database
+from models.settings import Settings
+from service import schema
+
+START_SECONDS = 30.0
+UNPRIVILEGED = ("postgres", "nobody")  # initdb refuses root
+_numbers = itertools.count()
+
+
+def missing(what: str) -> None:
+    """Skip what needs a server that is not installed, or fail where servers are required."""
+    reason = f"{what} was found neither on PATH nor where packages put it"
+    if os.environ.get("AMUN_REQUIRE_SERVERS") == "1":
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def find_program(name: str) -> str | None:
+    places = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"))
+    return shutil.which(name) or (str(places[-1]) if places else None)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def unprivileged() -> pwd.struct_passwd | None:
+    """The user that servers run as where the tests run as root; otherwise None: the tests' own user."""
+    if os.geteuid() != 0:
+        return None
+    for name in UNPRIVILEGED:
+        try:
+            return pwd.getpwnam(name)
+        except KeyError:
+            continue
+    return None
+
+
+@pytest.fixture(scope="session")
+def server_folder() -> Iterator[Callable[[str], Path]]:
+    """Makes folders that servers can write to; pytest's own are closed to other users."""
+    made: list[Path] = []
+
+    def make(name: str) -> Path:
+        folder = Path(tempfile.mkdtemp(prefix=f"amun-{name}-"))
+        made.append(folder)
+        user = unprivileged()
+        if user is not None:
+            os.chown(folder, user.pw_uid, user.pw_gid)
+        return folder
+
+    yield make
+    for folder in made:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+class Server:
+    """A server process of an unprivileged user, in its own session so that Ctrl-C reaches the tests alone."""
+
+    def __init__(self, command: list[str], folder: Path, stop_signal: signal.Signals) -> None:
+        self._log = folder / "server.log"
+        self._stop_signal = stop_signal
+        with self._log.open("wb") as output:
+            self._process = subprocess.Popen(
+                command, cwd=folder, stdout=output, stderr=output, start_new_session=True, **as_user()
+            )
+
+    def wait(self, ready: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not ready():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self.stop()
+                pytest.fail(f"the server did not start: {self._log.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.05)
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(self._stop_signal)
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+
+
+def as_user() -> dict[str, object]:
+    user = unprivileged()
+    if user is None:
+        return {}
+    return {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": [], "env": {**os.environ, "HOME": "/"}}
+
+
+@pytest.fixture(scope="session")
+def postgres_url(server_folder: Callable[[str], Path]) -> Iterator[str]:
+    """SQLAlchemy URL of the maintenance database of a PostgreSQL server that lives as long as the tests."""
+    initdb, postgres = find_program("initdb"), find_program("postgres")
+    if initdb is None or postgres is None:
+        missing("PostgreSQL")
+    folder, port = server_folder("postgres"), free_port()
+    data = folder / "data"
+    subprocess.run(
+        [initdb, "-D", data, "-U", "amun", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"],
+        cwd=folder,
+        check=True,
+        capture_output=True,
+        **as_user(),
+    )
+    options = ["listen_addresses=127.0.0.1", f"unix_socket_directories={folder}", "fsync=off", "max_connections=200"]
+    command = [postgres, "-D", str(data), "-p", str(port), *(part for option in options for part in ("-c", option))]
+    url = f"postgresql://amun@127.0.0.1:{port}/postgres"
+
+    def ready() -> bool:
+        try:
+            psycopg.connect(url, connect_timeout=2).close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    server = Server(command, folder, signal.SIGINT)
+    server.wait(ready)
+    yield url.replace("postgresql://", "postgresql+psycopg://")
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def redis_url(server_folder: Callable[[str], Path]) -> Iterator[str]:
+    """URL of a Redis server that lives as long as the tests and keeps nothing on disk."""
+    program = find_program("redis-server")
+    if program is None:
+        missing("redis-server")
+    folder, port = server_folder("redis"), free_port()
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+
+    def ready() -> bool:
+        client = redis.Redis(port=port, socket_connect_timeout=1)
+        try:
+            return bool(client.ping())
+        except redis.ConnectionError:
+            return False
+        finally:
+            client.close()
+
+    server = Server([*command, "--dir", str(folder)], folder, signal.SIGTERM)
+    server.wait(ready)
+    yield f"redis://127.0.0.1:{port}/0"
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def migrated_sqlite(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A migrated SQLite file to copy."""
+    settings = Settings(data_dir=tmp_path_factory.mktemp("migrated"))
+    schema.upgrade(settings)
+    return settings.data_dir / "amun.sqlite3"
+
+
+@pytest.fixture(scope="session")
+def migrated_postgres(postgres_url: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Name of a migrated database to copy; nobody is connected to it."""
+    name = "amun_template"
+    _administer(postgres_url, f"CREATE DATABASE {name}")
+    url = postgres_url.removesuffix("postgres") + name
+    schema.upgrade(Settings(data_dir=tmp_path_factory.mktemp("migrated"), database_url=url))
+    return name
+
+
+@pytest.fixture
+def postgres_database(postgres_url: str, migrated_postgres: str) -> Iterator[str]:
+    """SQLAlchemy URL of a migrated, empty database of this test's own."""
+    name = f"amun_test_{next(_numbers)}"
+    _administer(postgres_url, f"CREATE DATABASE {name} TEMPLATE {migrated_postgres}")
+    yield postgres_url.removesuffix("postgres") + name
+    _administer(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+def sqlite_settings(tmp_path: Path, migrated_sqlite: Path) -> Settings:
+    settings = Settings(data_dir=tmp_path / "data")
+    settings.data_dir.mkdir()
+    shutil.copyfile(migrated_sqlite, settings.data_dir / "amun.sqlite3")
+    return settings
+
+
+@pytest.fixture
+def postgres_settings(tmp_path: Path, postgres_database: str) -> Settings:
+    settings = Settings(data_dir=tmp_path / "data", database_url=postgres_database)
+    settings.data_dir.mkdir()
+    return settings
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def settings(request: pytest.FixtureRequest) -> Settings:
+    """Settings of an empty service on either database: each test that asks for them runs twice."""
+    found: Settings = request.getfixturevalue(f"{request.param}_settings")
+    return found
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    opened = Database(settings.database)
+    yield opened
+    opened.dispose()
+
+
+def _administer(url: str, statement: str) -> None:
+    with psycopg.connect(url.replace("+psycopg", ""), autocommit=True) as connection:
+        connection.execute(statement)  # type: ignore[call-overload]

@@ -1,0 +1,63 @@
+"""Transactions on both databases."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+
+import pytest
+from sqlalchemy import func, select, text
+from sqlalchemy.exc import DBAPIError, StatementError
+
+from models.records import Application, Lease
+from models.session import Database
+
+
+def test_a_block_that_raises_leaves_nothing_behind(database: Database) -> None:
+    with pytest.raises(RuntimeError), database.write() as session:
+        session.add(Application(name="a"))
+        session.flush()
+        raise RuntimeError
+    with database.read() as session:
+        assert session.scalar(select(func.count()).select_from(Application)) == 0
+
+
+def test_writers_of_many_threads_all_get_their_turn(database: Database) -> None:
+    def write(number: int) -> None:
+        with database.write() as session:
+            session.add(Application(name=str(number)))
+
+    with ThreadPoolExecutor(16) as pool:
+        list(pool.map(write, range(100)))
+    with database.read() as session:
+        assert session.scalar(select(func.count()).select_from(Application)) == 100
+
+
+def test_foreign_keys_are_enforced(database: Database) -> None:
+    with pytest.raises(DBAPIError), database.write() as session:
+        session.execute(
+            text("INSERT INTO training_set_applications (training_set_id, application_id) VALUES (:a, :a)"),
+            {"a": "0" * 32},
+        )
+
+
+def test_times_come_back_aware_and_in_utc(database: Database) -> None:
+    at = datetime(2026, 1, 30, 12, 0, 0, 123456, tzinfo=UTC)
+    with database.write() as session:
+        session.add(Lease(name="x", holder="y", expires_at=at))
+    with database.read() as session:
+        assert session.scalar(select(Lease.expires_at)) == at
+
+
+def test_a_naive_time_is_refused(database: Database) -> None:
+    with pytest.raises(StatementError, match="naive datetime"), database.write() as session:
+        session.add(Lease(name="x", holder="y", expires_at=datetime(2026, 1, 1)))  # noqa: DTZ001
+
+
+def test_an_error_of_the_database_does_not_carry_parameters(database: Database) -> None:
+    with database.write() as session:
+        session.add(Application(name="alice@example.org"))
+    with pytest.raises(DBAPIError) as raised, database.write() as session:
+        session.add(Application(name="alice@example.org"))
+        session.flush()
+    assert "SQL parameters hidden" in str(raised.value)
