@@ -15,4 +15,5 @@ def resnet18(*, classes: int) -> torch.nn.Module:
         for name in ("nms", "qnms"):
             torch.library.define(f"torchvision::{name}", "(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         from torchvision.models import resnet18 as architecture
-    return architecture(num_classes=classes)
+    network: torch.nn.Module = architecture(num_classes=classes)
+    return network
