@@ -63,6 +63,10 @@ def modified_entropy(logits: Tensor, labels: Tensor) -> Values:
     return scores
 
 
+class NoEffect(ValueError):
+    """The reference models say the same of samples they were and were not trained on."""
+
+
 class ReferenceSignals:
     """What K reference models say of N samples.
 
@@ -171,15 +175,16 @@ def remaining_membership(
     the most powerful linear statistic where a share R of every sample's effect is left.
 
     Raises:
-        ValueError: no forget samples, fewer than two controls, or references that show no membership effect here.
+        ValueError: no forget samples, or fewer than two controls.
+        NoEffect: the references show no membership effect here.
     """
     if not len(forget) or len(controls) < 2:
         raise ValueError("R needs a forget sample and two controls")
     weight = references.effect / calibration.scale**2
     excess, possible = weight * calibration.residual, weight * references.effect
     total, total_controls = possible[forget].sum(), possible[controls].sum()
-    if total <= 0 or total_controls <= 0:
-        raise ValueError("the reference models show no membership effect on these samples")
+    if min(total, total_controls) <= 1e-12:
+        raise NoEffect("the reference models show no membership effect on these samples")
     value = excess[forget].sum() / total - excess[controls].sum() / total_controls
     standard_error = excess[controls].std(ddof=1) * np.sqrt(len(forget)) / total
     return Remaining(float(value), float(standard_error))
