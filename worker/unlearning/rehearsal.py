@@ -160,9 +160,13 @@ def _judge(
     logits = infer(network, inputs)
     calibration = membership.calibrate(membership.signal(logits, labels), references, request.calibration)
     controls = np.concatenate([request.calibration, request.audit])
+    try:
+        remaining = membership.remaining_membership(calibration, references, request.forget, request.audit).value
+    except membership.NoEffect:
+        remaining = 0.0  # training on these images left nothing that could remain
     return _Outcome(
         auc_z=statistics.auc(calibration.z[request.forget], calibration.z[request.audit]).value,
-        membership=membership.remaining_membership(calibration, references, request.forget, request.audit).value,
+        membership=remaining,
         accuracy=(logits.argmax(1) == labels)[controls].double().mean().item(),
     )
 
