@@ -16,11 +16,8 @@ from models.training_set import Sample, Split
 
 def lineage(session: Session, version: ModelVersion) -> list[uuid.UUID]:
     """The version's id and those of all its ancestors."""
-    parents = dict(
-        session.execute(
-            select(ModelVersion.id, ModelVersion.parent_id).where(ModelVersion.model_id == version.model_id)
-        ).tuples()
-    )
+    query = select(ModelVersion.id, ModelVersion.parent_id).where(ModelVersion.model_id == version.model_id)
+    parents = {made: parent for made, parent in session.execute(query)}
     found: list[uuid.UUID] = []
     current: uuid.UUID | None = version.id
     while current is not None:

@@ -233,18 +233,30 @@ def _on_problem(request: Request, error: Exception) -> JSONResponse:
 
 def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type
-    found = [_invalid(item["loc"], item["msg"]) for item in error.errors()[:MOST_ERRORS]]
+    found = [_invalid(item["loc"], item["msg"], error.body) for item in error.errors()[:MOST_ERRORS]]
     problem = Unprocessable(
         "The request does not have the form that /openapi.json describes: see errors.", errors=found
     )
     return answer(_trace_id(request), problem)
 
 
-def _invalid(location: Sequence[object], message: str) -> dict[str, str]:
+def _invalid(location: Sequence[Any], message: str, body: Any) -> dict[str, str]:
     # The rejected value is left out: it may name a person.
     if location[0] == "body":
-        return {"pointer": pointer(*location[1:]), "detail": message}
+        return {"pointer": pointer(*_in_body(location[1:], body)), "detail": message}
     return {"parameter": ".".join(str(part) for part in location[1:]), "detail": message}
+
+
+def _in_body(location: Sequence[Any], body: Any) -> list[Any]:
+    """The location without the names of union members, which pydantic adds and the body does not have."""
+    kept: list[Any] = []
+    for part in location[:-1]:
+        try:
+            body = body[part]
+        except (KeyError, IndexError, TypeError):
+            continue
+        kept.append(part)
+    return [*kept, *location[-1:]]
 
 
 def _on_http(request: Request, error: Exception) -> JSONResponse:

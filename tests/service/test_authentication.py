@@ -1,0 +1,165 @@
+"""Who may call what."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from fastapi.routing import APIRoute
+from sqlalchemy import select, update
+from starlette.testclient import TestClient
+
+from models.base import now
+from models.records import ApiKey, Role
+from models.settings import Settings
+from service.app import create_app
+from service.security import Requires, create_key
+
+ANY = frozenset(Role)
+OPERATOR, APPLICATION, COMPLIANCE = Role.OPERATOR, Role.APPLICATION, Role.COMPLIANCE
+# From the contract, not from the code.
+ROLES = {
+    ("POST", "/v1/training-sets"): {OPERATOR},
+    ("GET", "/v1/training-sets"): {OPERATOR, COMPLIANCE},
+    ("GET", "/v1/training-sets/{name}"): {OPERATOR, COMPLIANCE},
+    ("POST", "/v1/training-sets/{name}/samples/search"): {OPERATOR},
+    ("POST", "/v1/models"): {OPERATOR},
+    ("GET", "/v1/models"): {OPERATOR, COMPLIANCE},
+    ("GET", "/v1/models/{name}"): {OPERATOR, COMPLIANCE},
+    ("GET", "/v1/models/{name}/versions"): {OPERATOR, COMPLIANCE},
+    ("GET", "/v1/models/{name}/versions/{number}"): {OPERATOR, COMPLIANCE},
+    ("GET", "/v1/models/{name}/checkpoint"): {OPERATOR, APPLICATION},
+    ("GET", "/v1/models/{name}/versions/{number}/checkpoint"): {OPERATOR},
+    ("POST", "/v1/models/{name}/versions/{number}/release"): {OPERATOR},
+    ("POST", "/v1/models/{name}/versions/{number}/quarantine"): {OPERATOR},
+    ("POST", "/v1/deletion-requests"): {APPLICATION},
+    ("GET", "/v1/deletion-requests"): ANY,
+    ("GET", "/v1/deletion-requests/{request_id}"): ANY,
+    ("GET", "/v1/jobs"): {OPERATOR},
+    ("GET", "/v1/jobs/{job_id}"): {OPERATOR},
+    ("GET", "/v1/jobs/{job_id}/events"): {OPERATOR},
+    ("GET", "/v1/reports"): {COMPLIANCE, OPERATOR},
+    ("GET", "/v1/reports/{report_id}"): {COMPLIANCE, OPERATOR},
+    ("GET", "/v1/reports/{report_id}/pdf"): {COMPLIANCE, OPERATOR},
+}
+
+
+@pytest.fixture
+def settings(sqlite_settings: Settings) -> Settings:
+    """Who may call what does not depend on the database: one is enough."""
+    return sqlite_settings
+
+
+def _routes(app: FastAPI) -> Iterator[tuple[str, APIRoute]]:
+    """Every route that the application has, those of included routers too."""
+    pending: list[Any] = list(app.routes)
+    while pending:
+        route = pending.pop()
+        if isinstance(route, APIRoute):
+            for method in sorted(route.methods):
+                yield method, route
+        elif hasattr(route, "original_router"):
+            pending.extend(route.original_router.routes)
+
+
+def _required(dependant: Any) -> list[frozenset[Role]]:
+    own = [dependant.call.roles] if isinstance(dependant.call, Requires) else []
+    return own + [roles for below in dependant.dependencies for roles in _required(below)]
+
+
+def test_every_route_under_v1_declares_the_roles_of_the_contract(sqlite_settings: Settings) -> None:
+    app = create_app(sqlite_settings, dispatch=False)
+    declared = {
+        (method, route.path): _required(route.dependant)
+        for method, route in _routes(app)
+        if route.path.startswith("/v1")
+    }
+    assert declared == {route: [frozenset(roles)] for route, roles in ROLES.items()}
+
+
+def test_the_documentation_knows_every_route(sqlite_settings: Settings) -> None:
+    paths = create_app(sqlite_settings, dispatch=False).openapi()["paths"]
+    documented = {(method.upper(), path) for path, methods in paths.items() for method in methods}
+    assert documented == set(ROLES) | {("GET", "/healthz"), ("GET", "/readyz")}
+
+
+@pytest.mark.parametrize(("method", "path"), ROLES, ids=lambda part: part)
+def test_a_role_gets_in_exactly_where_it_is_declared(
+    method: str,
+    path: str,
+    client: TestClient,
+    operator: dict[str, str],
+    compliance: dict[str, str],
+    shop: dict[str, str],
+) -> None:
+    url = path.format(name="nothing", number=1, request_id=uuid.uuid4(), job_id=uuid.uuid4(), report_id=uuid.uuid4())
+    for role, headers in ((OPERATOR, operator), (COMPLIANCE, compliance), (APPLICATION, shop)):
+        status = client.request(method, url, headers=headers).status_code
+        assert (status != 403) == (role in ROLES[method, path]), role
+        assert status in (200, 403, 404, 422)
+
+
+@pytest.mark.parametrize(("method", "path"), ROLES, ids=lambda part: part)
+def test_no_route_answers_without_a_key(method: str, path: str, client: TestClient) -> None:
+    url = path.format(name="nothing", number=1, request_id=uuid.uuid4(), job_id=uuid.uuid4(), report_id=uuid.uuid4())
+    answer = client.request(method, url)
+    assert answer.status_code == 401
+    assert answer.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "",
+        "Bearer",
+        "Bearer nonsense",
+        "Bearer unl_000000000000_" + "A" * 43,
+        "Basic dXNlcjpwYXNz",
+        "Bearer unl_000000000000_" + "A" * 43 + "\u00e9",
+    ],
+)
+def test_a_malformed_or_unknown_key_is_refused(header: str, client: TestClient) -> None:
+    assert client.get("/v1/jobs", headers={"Authorization": header.encode()}).status_code == 401
+
+
+def test_a_key_with_another_secret_is_refused(client: TestClient, operator: dict[str, str]) -> None:
+    right = operator["Authorization"]
+    wrong = right[:-1] + ("A" if right[-1] != "A" else "B")
+    assert client.get("/v1/jobs", headers={"Authorization": wrong}).status_code == 401
+    assert client.get("/v1/jobs", headers={"Authorization": right}).status_code == 200
+
+
+def test_an_expired_key_is_refused(client: TestClient, world: Any) -> None:
+    past = world.key(Role.OPERATOR, expires_at=now() - timedelta(seconds=1))
+    assert client.get("/v1/jobs", headers=past).status_code == 401
+
+
+def test_a_revoked_key_is_refused_at_once(client: TestClient, world: Any, operator: dict[str, str]) -> None:
+    assert client.get("/v1/jobs", headers=operator).status_code == 200
+    with world.database.write() as session:
+        session.execute(update(ApiKey).values(revoked_at=now()))
+    assert client.get("/v1/jobs", headers=operator).status_code == 401
+
+
+def test_the_stored_key_does_not_hold_the_secret(world: Any) -> None:
+    header = world.key(Role.OPERATOR)["Authorization"]
+    secret = header.split("_", 2)[2]
+    with world.database.read() as session:
+        key = session.scalars(select(ApiKey)).one()
+    assert len(key.secret_hmac) == 32
+    assert secret.encode() not in key.secret_hmac
+
+
+@pytest.mark.parametrize(("role", "application"), [(Role.APPLICATION, None), (Role.OPERATOR, "shop")])
+def test_exactly_application_keys_name_an_application(world: Any, role: Role, application: str | None) -> None:
+    with pytest.raises(ValueError, match="application"), world.database.write() as session:
+        create_key(session, world.pepper, role, application=application)
+
+
+def test_health_needs_no_key(client: TestClient) -> None:
+    assert client.get("/healthz").json() == {"status": "ok"}
+    assert client.get("/readyz").json() == {"status": "ready"}

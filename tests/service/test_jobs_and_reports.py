@@ -1,0 +1,174 @@
+"""/v1/jobs, /v1/reports and lists"""
+
+from __future__ import annotations
+
+import uuid
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from models.records import JobKind, JobStatus, VersionStatus, record_event
+from service.sealing import seal_events
+
+Headers = dict[str, str]
+
+
+def test_a_job_shows_what_an_operator_needs(
+    client: TestClient, world: Any, digits: uuid.UUID, operator: Headers
+) -> None:
+    job = client.get(f"/v1/jobs/{world.job('digits-cnn', JobKind.UNLEARN, JobStatus.QUEUED)}", headers=operator).json()
+    assert (job["kind"], job["status"], job["model"], job["training_set"]) == (
+        "unlearn",
+        "queued",
+        "digits-cnn",
+        "digits",
+    )
+    assert {"phase", "step", "progress", "eta_seconds", "attempts", "error", "seconds"} <= set(job)
+    assert job["eta_seconds"] is None
+
+
+def test_an_unknown_job_is_not_found(client: TestClient, operator: Headers) -> None:
+    assert client.get(f"/v1/jobs/{uuid.uuid4()}", headers=operator).status_code == 404
+    assert client.get(f"/v1/jobs/{uuid.uuid4()}/events", headers=operator).status_code == 404
+    assert client.get("/v1/jobs/nonsense", headers=operator).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({}, 4),
+        ({"kind": "train"}, 1),
+        ({"status": "queued"}, 2),
+        ({"model": "other"}, 2),
+        ({"model": "digits-cnn", "kind": "unlearn"}, 2),
+        ({"model": "nothing"}, 0),
+    ],
+    ids=str,
+)
+def test_jobs_are_filtered(
+    query: dict[str, str], expected: int, client: TestClient, world: Any, digits: uuid.UUID, operator: Headers
+) -> None:
+    world.job("digits-cnn", JobKind.UNLEARN, JobStatus.QUEUED)
+    world.model("other", "digits")
+    world.job("other", JobKind.TRAIN, JobStatus.QUEUED)
+    assert len(client.get("/v1/jobs", headers=operator, params=query).json()["data"]) == expected
+
+
+def test_pages_follow_each_other_newest_first_without_gaps(
+    client: TestClient, world: Any, digits: uuid.UUID, operator: Headers
+) -> None:
+    made = [str(world.job("digits-cnn")) for _ in range(7)]
+    seen: list[str] = []
+    url: str | None = "/v1/jobs?limit=3"
+    while url:
+        answer = client.get(url, headers=operator)
+        seen += [job["id"] for job in answer.json()["data"]]
+        link = answer.headers.get("Link")
+        assert (link is None) == (answer.json()["next_cursor"] is None)
+        url = link.removeprefix("<").removesuffix('>; rel="next"') if link else None
+    assert seen[:7] == made[::-1]
+    assert len(seen) == len(set(seen)) == 8
+
+
+def test_a_link_to_the_next_page_keeps_the_filter(
+    client: TestClient, world: Any, digits: uuid.UUID, operator: Headers
+) -> None:
+    world.job("digits-cnn", JobKind.TRAIN)
+    world.job("digits-cnn", JobKind.TRAIN)
+    link = client.get("/v1/jobs?kind=train&limit=1", headers=operator).headers["Link"]
+    following = client.get(link.split(">")[0][1:], headers=operator).json()
+    assert [job["kind"] for job in following["data"]] == ["train"]
+    assert following["next_cursor"] is None
+
+
+@pytest.mark.parametrize("cursor", ["nonsense", "", "MTIz", "%00", "A" * 65, "LTE"])
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/models", "/v1/models/digits-cnn/versions"])
+def test_a_made_up_cursor_is_refused_or_empty(
+    path: str, cursor: str, client: TestClient, digits: uuid.UUID, operator: Headers
+) -> None:
+    answer = client.get(f"{path}?cursor={cursor}", headers=operator)
+    assert answer.status_code == 422 or (path.endswith("versions") and cursor == "MTIz")  # "123" is a position there
+
+
+@pytest.mark.parametrize("limit", ["0", "201", "-1", "x"])
+def test_a_limit_outside_1_to_200_is_refused(limit: str, client: TestClient, operator: Headers) -> None:
+    assert client.get(f"/v1/jobs?limit={limit}", headers=operator).status_code == 422
+
+
+def test_events_of_a_job_come_in_the_order_of_their_seals(
+    client: TestClient, world: Any, digits: uuid.UUID, operator: Headers
+) -> None:
+    job = world.job("digits-cnn")
+    with world.database.write() as session:
+        for name in ("job.queued", "job.started", "job.succeeded"):
+            record_event(session, name, "job", job, "test")
+            session.flush()
+        record_event(session, "job.started", "job", uuid.uuid4(), "test")
+    url = f"/v1/jobs/{job}/events"
+    assert client.get(url, headers=operator).json()["data"] == []
+    seal_events(world.database)
+    first = client.get(url, headers=operator, params={"limit": 2}).json()
+    assert [(event["position"], event["name"]) for event in first["data"]] == [(1, "job.queued"), (2, "job.started")]
+    rest = client.get(url, headers=operator, params={"cursor": first["next_cursor"]}).json()
+    assert [(event["position"], event["name"]) for event in rest["data"]] == [(3, "job.succeeded")]
+
+
+def test_a_report_is_served_byte_for_byte(
+    client: TestClient, world: Any, digits: uuid.UUID, compliance: Headers
+) -> None:
+    report = world.report("digits-cnn", 1, "pass")
+    answer = client.get(f"/v1/reports/{report}", headers=compliance)
+    assert (answer.content, answer.headers["Content-Type"]) == (b'{"verdict": "pass"}', "application/json")
+    pdf = client.get(f"/v1/reports/{report}/pdf", headers=compliance)
+    assert (pdf.content, pdf.headers["Content-Type"]) == (b"%PDF-1.7 pages", "application/pdf")
+
+
+@pytest.mark.parametrize(("suffix", "name"), [("", "report.json"), ("/pdf", "report.pdf")])
+@pytest.mark.parametrize("harm", ["changed", "missing"])
+def test_a_report_that_was_changed_is_not_served(
+    suffix: str, name: str, harm: str, client: TestClient, world: Any, digits: uuid.UUID, compliance: Headers
+) -> None:
+    report = world.report("digits-cnn", 1, "pass")
+    path = next((world.settings.data_dir / "reports").glob(f"*/{name}"))
+    path.write_bytes(b"forged") if harm == "changed" else path.unlink()
+    answer = client.get(f"/v1/reports/{report}{suffix}", headers=compliance)
+    assert answer.status_code == 500
+    assert "not the one that was written" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    ("query", "expected"),
+    [
+        ({}, [2, 1]),
+        ({"verdict": "inconclusive"}, [2]),
+        ({"model": "digits-cnn"}, [2, 1]),
+        ({"model": "other"}, []),
+        ({"from": "2020-01-01T00:00:00Z"}, [2, 1]),
+        ({"to": "2020-01-01T00:00:00Z"}, []),
+        ({"from": "2020-01-01T00:00:00+02:00", "to": "2999-01-01T00:00:00Z", "verdict": "pass"}, [1]),
+    ],
+    ids=str,
+)
+def test_reports_are_filtered(
+    query: dict[str, str], expected: list[int], client: TestClient, world: Any, digits: uuid.UUID, compliance: Headers
+) -> None:
+    world.report("digits-cnn", 1, "pass")
+    world.version("digits-cnn", 2, VersionStatus.QUARANTINED, parent=1)
+    world.report("digits-cnn", 2, "inconclusive")
+    listed = client.get("/v1/reports", headers=compliance, params=query).json()["data"]
+    assert [report["version"] for report in listed] == expected
+
+
+@pytest.mark.parametrize(
+    "query", [{"verdict": "good"}, {"from": "yesterday"}, {"from": "2026-01-01T00:00:00"}], ids=str
+)
+def test_a_filter_that_makes_no_sense_is_refused(
+    query: dict[str, str], client: TestClient, compliance: Headers
+) -> None:
+    assert client.get("/v1/reports", headers=compliance, params=query).status_code == 422
+
+
+def test_an_unknown_report_is_not_found(client: TestClient, compliance: Headers) -> None:
+    assert client.get(f"/v1/reports/{uuid.uuid4()}", headers=compliance).status_code == 404
+    assert client.get(f"/v1/reports/{uuid.uuid4()}/pdf", headers=compliance).status_code == 404
