@@ -7,7 +7,6 @@ from collections import defaultdict
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Response, status
-from pydantic import AwareDatetime
 from sqlalchemy import Select, exists, func, select
 from sqlalchemy.orm import Session, aliased
 
@@ -28,7 +27,7 @@ from service.due import days_left
 from service.errors import Conflict, NotFound, Unprocessable, responses
 from service.intake import accept, status_at_receipt
 from service.paging import Page, Paged
-from service.schemas.common import NAME
+from service.schemas.common import NAME, Time
 from service.schemas.deletion_requests import (
     ErasureAnswer,
     NewDeletionRequest,
@@ -108,7 +107,7 @@ def list_deletion_requests(
     paging: Paged,
     status: Annotated[RequestStatus | None, Query()] = None,
     model: Annotated[str | None, Query(pattern=NAME)] = None,
-    due_before: Annotated[AwareDatetime | None, Query()] = None,
+    due_before: Annotated[Time | None, Query()] = None,
 ) -> Page[RequestSummary]:
     """Deletion requests, newest first; an application sees its own."""
     query = _visible(principal)

@@ -7,7 +7,6 @@ import uuid
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Depends, Query, Response
-from pydantic import AwareDatetime
 from sqlalchemy import select
 
 from models.records import AuditReport, Model, ModelVersion
@@ -15,7 +14,7 @@ from models.settings import Settings
 from service.deps import CurrentSettings, ReadSession
 from service.errors import Damaged, NotFound, responses
 from service.paging import Page, Paged
-from service.schemas.common import NAME
+from service.schemas.common import NAME, Time
 from service.schemas.reports import ReportAnswer
 from service.security import AsCompliance
 
@@ -41,8 +40,8 @@ def list_reports(
     paging: Paged,
     model: Annotated[str | None, Query(pattern=NAME)] = None,
     verdict: Annotated[Verdict | None, Query()] = None,
-    made_from: Annotated[AwareDatetime | None, Query(alias="from", description="Made at or after.")] = None,
-    made_to: Annotated[AwareDatetime | None, Query(alias="to", description="Made before.")] = None,
+    made_from: Annotated[Time | None, Query(alias="from", description="Made at or after.")] = None,
+    made_to: Annotated[Time | None, Query(alias="to", description="Made before.")] = None,
 ) -> Page[ReportAnswer]:
     """Audit reports, newest first."""
     query = (

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import uuid
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints
 
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$"
 MOST_ROWS = 2**31 - 1  # what a database integer holds
@@ -18,9 +18,20 @@ def no_nul(text: str) -> str:
     return text
 
 
+def _storable(at: datetime) -> datetime:
+    try:
+        at = at.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("must be a time between the years 1900 and 2999") from None
+    if not 1900 <= at.year <= 2999:
+        raise ValueError("must be a time between the years 1900 and 2999")
+    return at
+
+
 Name = Annotated[str, StringConstraints(pattern=NAME)]
 ShortText = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(no_nul)]
 LongText = Annotated[str, StringConstraints(min_length=1, max_length=2000), AfterValidator(no_nul)]
+Time = Annotated[AwareDatetime, AfterValidator(_storable)]
 Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-fA-F]{64}$", to_lower=True)]
 
 

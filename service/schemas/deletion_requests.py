@@ -6,12 +6,12 @@ import uuid
 from datetime import datetime
 from typing import Annotated
 
-from pydantic import AfterValidator, AwareDatetime, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints
 
 from models.deletion_request import RequestStatus
 from models.erasure import ErasureStatus
 from service.due import PERIODS
-from service.schemas.common import Answer, Body, Links, Name, ShortText, no_nul
+from service.schemas.common import Answer, Body, Links, Name, ShortText, Time, no_nul
 from service.schemas.selectors import Selector, SelectorOutcome
 
 
@@ -32,9 +32,7 @@ class NewDeletionRequest(Body):
     ground: Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(no_nul)] | None = Field(
         default=None, description="Such as `17(1)(b)`."
     )
-    submitted_at: AwareDatetime | None = Field(
-        default=None, description="When the person asked; the period runs from then."
-    )
+    submitted_at: Time | None = Field(default=None, description="When the person asked; the period runs from then.")
     partial: bool = Field(default=False, description="Accept the request although some selectors are not found.")
 
 

@@ -254,6 +254,8 @@ def test_an_empty_or_impossible_selector_is_refused(
         {"regulation": "HIPAA"},
         {"submitted_at": "2026-11-20T09:00:00"},
         {"submitted_at": "yesterday"},
+        {"submitted_at": "0001-01-01T00:00:00+14:00"},
+        {"submitted_at": "9999-12-31T23:59:59-12:00"},
         {"external_id": ""},
         {"external_id": "x" * 256},
         {"ground": "x" * 65},

@@ -161,7 +161,9 @@ def test_reports_are_filtered(
 
 
 @pytest.mark.parametrize(
-    "query", [{"verdict": "good"}, {"from": "yesterday"}, {"from": "2026-01-01T00:00:00"}], ids=str
+    "query",
+    [{"verdict": "good"}, {"from": "yesterday"}, {"from": "2026-01-01T00:00:00"}, {"to": "9999-12-31T23:59:59-12:00"}],
+    ids=str,
 )
 def test_a_filter_that_makes_no_sense_is_refused(
     query: dict[str, str], client: TestClient, compliance: Headers
