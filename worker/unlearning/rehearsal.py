@@ -144,6 +144,17 @@ def rehearse(
     return chosen
 
 
+def rehearsed(references: int, models: int) -> list[int]:
+    """Which of the reference models to keep for a rehearsal: ``models`` of them, spread over the pairs.
+
+    Raises:
+        ValueError: more models than references.
+    """
+    if models > references:
+        raise ValueError(f"{models} models cannot be rehearsed on with {references} references")
+    return [index * references // models for index in range(models)]
+
+
 def _draw(member: NDArray[np.bool_], size: int, generator: np.random.Generator) -> _Request:
     """A request on a model trained on ``member``; what it never saw is split alternately, as controls are."""
     trained_on, controls = generator.permutation(np.flatnonzero(member)), np.flatnonzero(~member)

@@ -89,6 +89,14 @@ def test_requests_come_from_what_the_model_was_trained_on_and_controls_from_the_
     assert abs(len(request.calibration) - len(request.audit)) <= 1
 
 
+def test_rehearsed_models_are_spread_over_the_pairs():
+    assert rehearsal.rehearsed(16, 4) == [0, 4, 8, 12]
+    assert rehearsal.rehearsed(16, 16) == list(range(16))
+    assert len({index // 2 for index in rehearsal.rehearsed(16, 6)}) == 6
+    with pytest.raises(ValueError, match="5 models"):
+        rehearsal.rehearsed(4, 5)
+
+
 def test_runs_are_counted_and_a_size_beyond_half_of_the_training_images_is_cut(pool):
     seen = []
     options = REHEARSAL | {"sizes": [150, 20, 400], "learning_rates": [0.003], "epochs": 1}
