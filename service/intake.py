@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import math
+import secrets
 import uuid
 from collections import Counter
 from datetime import datetime, timedelta
+from typing import cast
 
-from sqlalchemy import ColumnElement, Select, func, insert, select
+from sqlalchemy import ColumnElement, Select, Table, func, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -40,6 +43,7 @@ from service.selectors import Found, Resolution, chunks, resolve
 
 CLOCK_SKEW = timedelta(minutes=5)
 GONE = (ModelStatus.FAILED, ModelStatus.RETIRED)  # nothing is served, so nothing can be made to forget
+PROBE = 64  # samples looked at to see that a request leaves some of each label
 CALLED_OFF = (ErasureStatus.CANCELLED, ErasureStatus.NOT_APPLICABLE)
 
 
@@ -120,7 +124,7 @@ def status_at_receipt(request: DeletionRequest) -> RequestStatus:
 
 
 def _fingerprint(pepper: bytes, body: NewDeletionRequest) -> bytes:
-    canonical = json.dumps(body.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    canonical = json.dumps(body.model_dump(mode="json", exclude_none=True), sort_keys=True, separators=(",", ":"))
     return hmac.new(pepper, b"body:" + canonical.encode(), hashlib.sha256).digest()
 
 
@@ -199,40 +203,59 @@ def _refuse_unknown(body: NewDeletionRequest, resolution: Resolution) -> None:
 def _needs_approval(session: Session, training_set: TrainingSet, models: list[Model], to_forget: list[Found]) -> bool:
     """Whether a person must agree first: a whole class, or more than the policy's share of the training images.
 
-    Raises Unprocessable where some model would have nothing left to be trained on.
+    Raises Unprocessable where some model would have nothing left to be trained on. Nothing is counted over the whole
+    set: a request of ten samples costs the same whether the set has a thousand or a million.
     """
-    if not to_forget:
-        return False
-    live = _live_by_label(session, training_set)
     needed = False
     for model in models:
-        held = live - _claimed_by_label(session, training_set, model)
         asked = _unclaimed(session, model, to_forget)
-        left = held - Counter(sample.label for sample in asked)
-        if asked and not left.total():
+        exhausted = _exhausted(session, model, asked)
+        if exhausted and not _anything_left(session, model, exhausted):
             raise Unprocessable(
                 "This would leave no image to train on: delete fewer, or ask the operator to retire the models.",
                 at=pointer("samples"),
             )
         share = Policy.model_validate(model.policy).approval_share
-        whole_class = any(not left[label] for label in held)
-        needed = needed or whole_class or len(to_forget) > share * live.total()
+        needed = needed or bool(exhausted) or not _at_least(session, training_set, math.ceil(len(to_forget) / share))
     return needed
 
 
-def _live_by_label(session: Session, training_set: TrainingSet) -> Counter[int]:
-    query = select(Sample.label, func.count()).where(*_live(training_set)).group_by(Sample.label)
-    return Counter({label: count for label, count in session.execute(query)})
+def _exhausted(session: Session, model: Model, asked: list[Found]) -> set[int]:
+    """Labels of which the request takes the last live training samples that the model still keeps."""
+    taken = {sample.index for sample in asked}
+    open_labels = Counter(sample.label for sample in asked)
+    # Digests are spread evenly whatever the order of the rows: a few from a random place on settle most labels.
+    place = secrets.token_hex(32)
+    probe = _kept(model).where(Sample.sha256 >= place).limit(PROBE + len(taken))
+    for index, label in session.execute(probe):
+        if index not in taken:
+            del open_labels[label]
+    return {label for label, count in open_labels.items() if not _some_left(session, model, label, count, taken, place)}
 
 
-def _claimed_by_label(session: Session, training_set: TrainingSet, model: Model) -> Counter[int]:
-    """Live training samples that the model forgot or was asked to forget before."""
-    query = (
-        select(Sample.label, func.count())
-        .where(*_live(training_set), _claims(model).where(RequestSample.sample_index == Sample.index).exists())
-        .group_by(Sample.label)
-    )
-    return Counter({label: count for label, count in session.execute(query)})
+def _some_left(session: Session, model: Model, label: int, count: int, taken: set[int], place: str) -> bool:
+    """Whether a sample with the label stays that is not in ``taken``, of which ``count`` have it."""
+    for half in (Sample.sha256 >= place, Sample.sha256 < place):
+        rows = session.execute(_kept(model).where(Sample.label == label, half).limit(count + 1))
+        if any(index not in taken for index, _ in rows):
+            return True
+    return False
+
+
+def _anything_left(session: Session, model: Model, exhausted: set[int]) -> bool:
+    return session.execute(_kept(model).where(Sample.label.not_in(exhausted)).limit(1)).first() is not None
+
+
+def _kept(model: Model) -> Select[int, int]:
+    """Index and label of live training samples that the model was not asked to forget, in the order of digests."""
+    claimed = _claims(model).where(RequestSample.sample_index == Sample.index).exists()
+    return select(Sample.index, Sample.label).where(*_live(model.training_set_id), ~claimed).order_by(Sample.sha256)
+
+
+def _at_least(session: Session, training_set: TrainingSet, number: int) -> bool:
+    """Whether the set has that many live training samples."""
+    some = select(Sample.index).where(*_live(training_set.id)).limit(number).subquery()
+    return (session.scalar(select(func.count()).select_from(some)) or 0) >= number
 
 
 def _unclaimed(session: Session, model: Model, samples: list[Found]) -> list[Found]:
@@ -242,8 +265,8 @@ def _unclaimed(session: Session, model: Model, samples: list[Found]) -> list[Fou
     return [sample for sample in samples if sample.index not in claimed]
 
 
-def _live(training_set: TrainingSet) -> list[ColumnElement[bool]]:
-    return [Sample.training_set_id == training_set.id, Sample.split == Split.TRAIN, Sample.erased_at.is_(None)]
+def _live(training_set_id: uuid.UUID) -> list[ColumnElement[bool]]:
+    return [Sample.training_set_id == training_set_id, Sample.split == Split.TRAIN, Sample.erased_at.is_(None)]
 
 
 def _claims(model: Model) -> Select[int]:
@@ -267,7 +290,7 @@ def _insert_samples(session: Session, request: DeletionRequest, resolution: Reso
         for sample in samples
     ]
     if rows:
-        session.execute(insert(RequestSample), rows)
+        session.execute(insert(cast(Table, RequestSample.__table__)), rows)
 
 
 def _insert_erasures(session: Session, request: DeletionRequest, models: list[Model], resolution: Resolution) -> None:

@@ -31,9 +31,10 @@ UNFINISHED = (ErasureStatus.OPEN, ErasureStatus.RUNNING, ErasureStatus.AWAITING_
 PRECEDENCE = (Outcome.MATCHED, Outcome.PENDING, Outcome.CONTROL, Outcome.ALREADY_ERASED)
 
 Value = TypeVar("Value")
+Name = tuple[str, str | int]  # the field that is given, and its value
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(slots=True)
 class Found:
     """The columns of a sample that resolution needs."""
 
@@ -71,33 +72,31 @@ def resolve(
 
     ``models`` are those that shall forget: a sample counts as already erased when all of them have forgotten it.
     """
-    named = _named(session, training_set, selectors)
+    asked = [selector.name for selector in selectors]
+    named = _named(session, training_set, asked)
     copies = _copies(
         session, training_set, {sample.sha256 for rows in named.values() for sample in rows if sample.sha256}
     )
     everything = {sample.index for rows in [*named.values(), *copies.values()] for sample in rows}
-    suppressed = _suppressed(
-        session, suppression_key, training_set, [each.name for each in selectors if each.name not in named]
-    )
+    suppressed = _suppressed(session, suppression_key, training_set, [name for name in asked if name not in named])
     state = _States(_forgotten(session, training_set, everything, models), _pending(session, training_set, everything))
     resolution = Resolution([])
     taken: set[int] = set()
     spread: set[str] = set()  # pixels whose copies were taken along
-    names: set[tuple[str, str | int]] = set()
-    for selector in selectors:
-        name = selector.name
+    names: set[Name] = set()
+    for name in asked:
         rows = named.get(name, suppressed.get(name, [])) if name not in names else []
         fresh = [sample for sample in rows if sample.index not in taken]
         taken.update(sample.index for sample in fresh)
         along: list[Found] = []
         for digest in {sample.sha256 for sample in fresh if sample.sha256} - spread:
-            along.extend(sample for sample in copies[digest] if sample.index not in taken)
+            along.extend(sample for sample in copies.get(digest, ()) if sample.index not in taken)
             spread.add(digest)
         taken.update(sample.index for sample in along)
         for sample in [*fresh, *along]:
             resolution.samples[state.of(sample)].append(sample)
         known = name in named or name in suppressed
-        resolution.answers.append(_answer(name, known, state, fresh, sorted(along)))
+        resolution.answers.append(_answer(name, known, state, fresh, along))
         names.add(name)
     return resolution
 
@@ -117,9 +116,7 @@ class _States:
         return Outcome.PENDING if sample.index in self.pending else Outcome.MATCHED
 
 
-def _answer(
-    name: tuple[str, str | int], known: bool, state: _States, fresh: list[Found], along: list[Found]
-) -> SelectorOutcome:
+def _answer(name: Name, known: bool, state: _States, fresh: list[Found], along: list[Found]) -> SelectorOutcome:
     outcomes = {state.of(sample) for sample in fresh}
     if fresh:
         outcome = next(each for each in PRECEDENCE if each in outcomes)
@@ -130,27 +127,34 @@ def _answer(
         outcome=outcome,
         count=len(fresh) + len(along),
         indices=[sample.index for sample in fresh],
-        copies=[sample.index for sample in along],
+        copies=sorted(sample.index for sample in along),
     )
 
 
-def _named(
-    session: Session, training_set: TrainingSet, selectors: Sequence[Selector]
-) -> dict[tuple[str, str | int], list[Found]]:
+def _named(session: Session, training_set: TrainingSet, names: Iterable[Name]) -> dict[Name, list[Found]]:
     values: dict[str, set[str | int]] = defaultdict(set)
-    for selector in selectors:
-        name, value = selector.name
-        values[name].add(value)
-    found: dict[tuple[str, str | int], list[Found]] = defaultdict(list)
-    for name in FIELDS:
-        for sample in _samples(session, training_set, name, values[name]):
-            found[name, getattr(sample, name)].append(sample)
+    for column, value in names:
+        values[column].add(value)
+    found: dict[Name, list[Found]] = defaultdict(list)
+    for column in FIELDS:
+        for sample in _samples(session, training_set, column, values[column]):
+            found[column, getattr(sample, column)].append(sample)
     return dict(found)
 
 
 def _copies(session: Session, training_set: TrainingSet, digests: set[str]) -> dict[str, list[Found]]:
+    """Samples that share their pixels with another one, by digest, each in the order of rows."""
+    shared: set[str] = set()
+    for chunk in chunks(sorted(digests)):
+        query = (
+            select(Sample.sha256)
+            .where(Sample.training_set_id == training_set.id, Sample.sha256.in_(chunk))
+            .group_by(Sample.sha256)
+            .having(func.count() > 1)
+        )
+        shared.update(digest for digest in session.scalars(query) if digest is not None)
     found: dict[str, list[Found]] = defaultdict(list)
-    for sample in _samples(session, training_set, "sha256", digests):
+    for sample in _samples(session, training_set, "sha256", shared):
         if sample.sha256 is not None:
             found[sample.sha256].append(sample)
     return found
@@ -173,18 +177,18 @@ def _samples(session: Session, training_set: TrainingSet, name: str, values: Ite
 
 
 def _suppressed(
-    session: Session, key: bytes, training_set: TrainingSet, names: Iterable[tuple[str, str | int]]
-) -> dict[tuple[str, str | int], list[Found]]:
+    session: Session, key: bytes, training_set: TrainingSet, names: Iterable[Name]
+) -> dict[Name, list[Found]]:
     """Names of samples that were erased: the row no longer has the name, but a keyed hash of it was kept."""
     digests = {suppression_digest(key, training_set.id, *name): name for name in names}
-    hits: dict[int, list[tuple[str, str | int]]] = defaultdict(list)
+    hits: dict[int, list[Name]] = defaultdict(list)
     for chunk in chunks(list(digests)):
         query = select(Suppression.digest, Suppression.sample_index).where(
             Suppression.training_set_id == training_set.id, Suppression.digest.in_(chunk)
         )
         for digest, index in session.execute(query):
             hits[index].append(digests[digest])
-    found: dict[tuple[str, str | int], list[Found]] = defaultdict(list)
+    found: dict[Name, list[Found]] = defaultdict(list)
     for sample in _samples(session, training_set, "index", hits):
         for name in hits[sample.index]:
             found[name].append(sample)

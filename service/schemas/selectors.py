@@ -34,7 +34,11 @@ class Selector(Body):
     @property
     def name(self) -> tuple[str, str | int]:
         """The field that is given, and its value."""
-        return next((field, value) for field in FIELDS if (value := getattr(self, field)) is not None)
+        for field in FIELDS:
+            value: str | int | None = getattr(self, field)
+            if value is not None:
+                return field, value
+        raise AssertionError("validation lets no selector without a name pass")
 
 
 class Outcome(StrEnum):

@@ -604,4 +604,6 @@ def test_ten_thousand_selectors_are_resolved_in_one_request(client: TestClient, 
     seconds = time.perf_counter() - started
     assert set(outcomes(answer)) == {"matched"}
     assert asked(world, answer.json()["id"]) == list(range(100, 10_100))
-    assert seconds < 10  # measured 1 s on two busy cores; a query a selector would take far longer
+    assert (
+        seconds < 5
+    )  # measured 0.8 s on SQLite and 1.5 s on PostgreSQL, two busy cores; a query each would take longer
