@@ -299,6 +299,8 @@ class SampleScore:
 
     index: int
     z: float
+    low: float  # 95% interval of z
+    high: float
     testable: bool  # its membership effect is at least 2.8 standard deviations
     difficulty: float  # mean signal of references that had not trained on it
 
@@ -364,6 +366,7 @@ class UnlearnResult:
     epochs: int
     learning_rate: float
     losses: list[float]  # mean training loss of each epoch
+    detectable_before: bool  # False: the audit did not see the forget set in the base model, so `after` shows little
 
 
 @dataclass(frozen=True)
@@ -376,6 +379,7 @@ class Result:
     environment: Environment
     files: list[OutputFile] = field(default_factory=list)
     error: Failure | None = None
+    batches_halved: bool = False  # the device ran out of memory once, and all batch sizes are half the plan's
     outcome: dict[str, Any] | None = None  # RegisterResult, TrainResult or UnlearnResult as JSON
 
 
@@ -388,8 +392,8 @@ def load_plan(path: Path) -> Plan:
     """Read ``plan.json``. Raises ValueError on an unknown kind and TypeError on unknown or missing fields."""
     raw = json.loads(path.read_text("utf-8"))
     kinds: dict[str, type[Any]] = {"register": RegisterPlan, "train": TrainPlan, "unlearn": UnlearnPlan}
-    if raw.get("kind") not in kinds:
-        raise ValueError(f"unknown kind of plan: {raw.get('kind')!r}")
+    if not isinstance(raw, dict) or raw.get("kind") not in kinds:
+        raise ValueError(f"a plan is an object whose kind is one of {', '.join(kinds)}")
     return _build(kinds[raw["kind"]], raw)  # type: ignore[no-any-return]
 
 

@@ -1,0 +1,617 @@
+"""The real pipeline, as the process that the service starts, on real digits with recipes of seconds."""
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from worker import pipeline
+from worker import plan as agreed
+from worker.jobs import device, train
+from worker.unlearning import baselines
+
+ROOT = Path(__file__).parents[2]
+RECIPE = agreed.RecipeSpec(
+    epochs=4,
+    batch_size=32,
+    learning_rate=0.1,
+    momentum=0.9,
+    weight_decay=5e-4,
+    schedule="one-cycle",
+    augment=False,
+)
+ATTACK = agreed.AttackSpec(
+    method="boundary", batch_size=256, rival_classes=2, steps=30, bisections=6, eps_start=0.04, doublings=12
+)
+UNLEARN = agreed.UnlearnSpec(
+    form="retain+adversarial",
+    weighted=True,
+    learning_rate=0.01,
+    learning_rate_decay_every=None,
+    epochs=2,
+    batch_size=64,
+    momentum=0.9,
+    weight_decay=5e-4,
+    augment=False,
+)
+AUDIT = agreed.AuditSpec(tolerance=0.1, tolerance_membership=0.5, level=0.05, rmia_offline_a=0.3, rmia_gamma=1.0)
+NETWORK = agreed.NetworkSpec(name="small-cnn", width=4)
+
+
+def command(folder, *options):
+    return [sys.executable, "-m", "worker.pipeline", str(folder / "plan.json"), str(folder), *options]
+
+
+def run(plan, folder, device="cpu"):
+    """Run the pipeline as a process; returns its exit status, result and lines of progress."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan.json").write_text(plan if isinstance(plan, str) else agreed.dump(plan))
+    done = subprocess.run(
+        command(folder),
+        cwd=ROOT,
+        env={**os.environ, "AMUN_DEVICE": device},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    lines = [agreed.Progress(**json.loads(line)) for line in done.stdout.splitlines()]
+    return done.returncode, agreed.load_result(folder / "result.json"), lines
+
+
+def run_here(plan, folder):
+    """The same without a process of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "plan.json").write_text(plan if isinstance(plan, str) else agreed.dump(plan))
+    stream = io.StringIO()
+    pipeline.run(folder / "plan.json", folder, stream)
+    result = agreed.load_result(folder / "result.json")
+    return result, [agreed.Progress(**json.loads(line)) for line in stream.getvalue().splitlines()]
+
+
+def failure(plan, folder):
+    """The error of a plan that must fail, and leave nothing but its result."""
+    result, _ = run_here(plan, folder)
+    assert result.status == "failed"
+    assert result.outcome is None
+    assert set(os.listdir(folder)) == {"plan.json", "result.json"}
+    return result.error
+
+
+@pytest.fixture(autouse=True)
+def on_one_thread_of_the_cpu(monkeypatch):
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setenv("AMUN_DEVICE", "cpu")
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def registered(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("register")
+    plan = agreed.RegisterPlan(agreed.Source("builtin", "digits"), agreed.Controls(share=0.5), seed=3)
+    return folder, run(plan, folder)
+
+
+@pytest.fixture(scope="module")
+def data(registered):
+    folder, (_, result, _) = registered
+    return agreed.DataFiles(
+        pixels=str(folder / "pixels.u8"),
+        labels=str(folder / "labels.i32"),
+        digests=str(folder / "digests.bin"),
+        rows=result.outcome["rows"],
+        shape=tuple(result.outcome["shape"]),
+        classes=result.outcome["classes"],
+    )
+
+
+@pytest.fixture(scope="module")
+def splits(registered):
+    lines = [json.loads(line) for line in (registered[0] / "manifest.jsonl").read_text().splitlines()]
+    return {split: [line["index"] for line in lines if line["split"] == split][:400] for split in ("train", "control")}
+
+
+@pytest.fixture(scope="module")
+def train_plan(data, splits):
+    return agreed.TrainPlan(
+        data=data,
+        network=NETWORK,
+        recipe=RECIPE,
+        train=splits["train"],
+        controls=splits["control"],
+        references=8,
+        rehearsal=agreed.RehearsalSpec(models=2, sizes=[40], learning_rates=[0.003, 0.01], epochs=2),
+        attack=ATTACK,
+        unlearn=UNLEARN,
+        audit=AUDIT,
+        seed=5,
+        threads=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(train_plan, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("train")
+    return folder, run(train_plan, folder)
+
+
+@pytest.fixture(scope="module")
+def unlearn_plan(train_plan, trained, splits):
+    folder = trained[0]
+    return agreed.UnlearnPlan(
+        data=train_plan.data,
+        network=NETWORK,
+        recipe=RECIPE,
+        base=agreed.CheckpointFile(
+            path=str(folder / "checkpoint.safetensors"),
+            sha256=hashlib.sha256((folder / "checkpoint.safetensors").read_bytes()).hexdigest(),
+        ),
+        signals=agreed.SignalFiles(phi=str(folder / "phi.f32"), members=str(folder / "members.u8"), references=8),
+        forget=splits["train"][:40],
+        retain=splits["train"][40:],
+        calibration=splits["control"][0::2],
+        audit_controls=splits["control"][1::2],
+        attack=ATTACK,
+        unlearn=UNLEARN,
+        audit=AUDIT,
+        compare_retrained=True,
+        seed=6,
+        threads=1,
+    )
+
+
+@pytest.fixture(scope="module")
+def unlearned(unlearn_plan, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("unlearn")
+    return folder, run(unlearn_plan, folder)
+
+
+# --- the way through --------------------------------------------------------------------------------------------------
+
+
+def test_registering_writes_rows_that_match_the_manifest(registered):
+    folder, (returncode, result, _) = registered
+    assert (returncode, result.status) == (0, "succeeded")
+    assert (result.outcome["rows"], result.outcome["train"], result.outcome["controls"]) == (1797, 899, 898)
+    pixels = np.fromfile(folder / "pixels.u8", np.uint8).reshape(1797, 64)
+    labels = np.fromfile(folder / "labels.i32", np.int32)
+    digests = np.fromfile(folder / "digests.bin", np.uint8).reshape(1797, 32)
+    manifest = (folder / "manifest.jsonl").read_bytes()
+    assert result.outcome["manifest_sha256"] == hashlib.sha256(manifest).hexdigest()
+    for line in map(json.loads, manifest.splitlines()):
+        row = line["index"]
+        assert line["sha256"] == hashlib.sha256(pixels[row]).hexdigest() == digests[row].tobytes().hex()
+        assert line["label"] == labels[row]
+        assert line["file_sha256"] is None
+        assert line["key"].startswith("control/" if line["split"] == "control" else "train/")
+
+
+def test_result_lists_every_file_with_its_digest(registered, trained, unlearned):
+    for folder, (_, result, _) in (registered, trained, unlearned):
+        names = {file.name for file in result.files}
+        assert names == set(os.listdir(folder)) - {"plan.json", "result.json"}
+        for file in result.files:
+            content = (folder / file.name).read_bytes()
+            assert (file.sha256, file.size) == (hashlib.sha256(content).hexdigest(), len(content))
+
+
+def test_training_leaves_a_checkpoint_and_the_signals_of_live_rows_alone(trained, splits):
+    folder, (returncode, result, _) = trained
+    assert (returncode, result.status) == (0, "succeeded")
+    assert {file.name for file in result.files} == {"checkpoint.safetensors", "phi.f32", "members.u8"}
+    members = np.fromfile(folder / "members.u8", np.uint8).reshape(1797, 8)
+    phi = np.fromfile(folder / "phi.f32", np.float32).reshape(1797, 8)
+    live = np.zeros(1797, dtype=bool)
+    live[splits["train"] + splits["control"]] = True
+    assert (members[live].sum(1) == 4).all()
+    assert (members[:, 0::2] + members[:, 1::2])[live].all()
+    assert not members[~live].any()
+    assert not phi[~live].any()
+    assert phi[live].all()
+    outcome = result.outcome
+    assert outcome["accuracy_train"] > 0.5
+    assert outcome["reference_train_size"] == 400
+    assert [strength["size"] for strength in outcome["rehearsal"]] == [40]
+    assert outcome["reference_weights_deleted"] is True
+
+
+def test_unlearning_measures_the_model_before_after_and_retrained(unlearned, unlearn_plan):
+    folder, (returncode, result, _) = unlearned
+    assert (returncode, result.status) == (0, "succeeded")
+    outcome = result.outcome
+    for model in ("before", "after", "retrained"):
+        audit, utility = outcome[model]["audit"], outcome[model]["utility"]
+        assert audit["verdict"] in ("pass", "over_unlearned", "under_unlearned", "inconclusive")
+        assert [one["name"] for one in audit["estimates"] if one["role"] == "primary"] == ["z"]
+        assert [sample["index"] for sample in audit["samples"]] == unlearn_plan.forget
+        assert {len(scores["forget"]) for scores in audit["scores"].values()} == {40}
+        assert utility["controls_low"] < utility["controls"] < utility["controls_high"]
+        assert set(utility["controls_by_class"]) == set("0123456789")
+    assert len(outcome["losses"]) == outcome["epochs"] == 2
+    summary = outcome["adversarial"]
+    assert summary["found"] + len(summary["not_found"]) == 40
+    quantiles = list(summary["distance_quantiles"].values())
+    assert quantiles == sorted(quantiles)
+    tensors = load_file(folder / "checkpoint.safetensors")
+    base = load_file(unlearn_plan.base.path)
+    assert any(not torch.equal(tensors[name], base[name]) for name in base)
+
+
+def test_an_original_that_the_audit_cannot_see_is_said_to_be_no_evidence(unlearned):
+    outcome = unlearned[1][1].outcome
+    seen = outcome["before"]["audit"]["verdict"] == "under_unlearned"
+    assert outcome["detectable_before"] is seen
+    assert any("no evidence" in reason for reason in outcome["after"]["audit"]["reasons"]) is not seen
+
+
+def test_progress_rises_to_one_through_the_phases_that_are_agreed(registered, trained, unlearned):
+    phases = (agreed.REGISTER_PHASES, agreed.TRAIN_PHASES, agreed.UNLEARN_PHASES)
+    for (_, (_, result, lines)), expected in zip((registered, trained, unlearned), phases, strict=True):
+        assert tuple(dict.fromkeys(line.phase for line in lines)) == expected
+        assert tuple(result.seconds) == expected
+        progress = [line.progress for line in lines]
+        assert progress == sorted(progress)
+        assert (progress[0], progress[-1]) == (0.0, 1.0)
+        assert lines[0].eta_seconds is None
+        assert lines[-1].eta_seconds == 0.0
+
+
+def test_the_environment_is_the_one_it_ran_in(trained):
+    environment = trained[1][1].environment
+    assert (environment.device, environment.threads, environment.torch) == ("cpu", 1, torch.__version__)
+
+
+def test_the_same_seed_gives_the_same_files_and_another_seed_does_not(
+    trained, train_plan, unlearned, unlearn_plan, tmp_path
+):
+    _, again, _ = run(train_plan, tmp_path / "same")  # another process
+    assert again.files == trained[1][1].files
+    assert again.outcome == trained[1][1].outcome
+    other, _ = run_here(dataclasses.replace(unlearn_plan, seed=99, compare_retrained=False), tmp_path / "other")
+    assert other.files != unlearned[1][1].files
+    assert other.outcome["retrained"] is None
+    assert "retrain" not in other.seconds
+
+
+def test_five_samples_are_unlearned_and_judged_without_an_auc(unlearn_plan, tmp_path):
+    few = dataclasses.replace(unlearn_plan, forget=unlearn_plan.forget[:5], compare_retrained=False)
+    result, _ = run_here(few, tmp_path)
+    audit = result.outcome["after"]["audit"]
+    assert [one["name"] for one in audit["estimates"]] == ["membership"]
+    assert audit["blind_auc"] is None
+
+
+def test_without_a_retained_set_the_form_that_needs_none_runs(unlearn_plan, tmp_path):
+    alone = dataclasses.replace(
+        unlearn_plan, unlearn=dataclasses.replace(UNLEARN, form="forget+adversarial"), compare_retrained=False
+    )
+    assert run_here(alone, tmp_path)[0].status == "succeeded"
+
+
+# --- folders ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder_source(tmp_path):
+    """Two classes, six training images and two controls of each."""
+    generator = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        for split, count in (("train", 6), ("test", 2)):
+            (tmp_path / "source" / split / name).mkdir(parents=True)
+            for number in range(count):
+                pixels = generator.integers(0, 256, (6, 5, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "source" / split / name / f"{number}.png")
+    return tmp_path / "source"
+
+
+def folder_plan(source, **controls):
+    return agreed.RegisterPlan(
+        agreed.Source("folder", str(source)), agreed.Controls(**controls or {"folder": "test"}), 0
+    )
+
+
+def test_a_folder_with_a_control_split_is_registered_in_the_order_of_its_keys(folder_source, tmp_path):
+    result, _ = run_here(folder_plan(folder_source), tmp_path / "out")
+    assert result.outcome["shape"] == [3, 6, 5]
+    assert result.outcome["classes"] == ["cat", "dog"]
+    assert (result.outcome["train"], result.outcome["controls"]) == (12, 4)
+    lines = [json.loads(line) for line in (tmp_path / "out/manifest.jsonl").read_text().splitlines()]
+    assert [line["key"] for line in lines] == sorted(line["key"] for line in lines)
+    for line in lines:
+        content = (folder_source / line["key"]).read_bytes()
+        assert line["file_sha256"] == hashlib.sha256(content).hexdigest()
+        assert line["split"] == ("control" if line["key"].startswith("test/") else "train")
+        pixels = np.asarray(Image.open(io.BytesIO(content))).transpose(2, 0, 1)
+        assert line["sha256"] == hashlib.sha256(np.ascontiguousarray(pixels)).hexdigest()
+
+
+def test_a_folder_without_splits_gives_a_share_of_controls(folder_source, tmp_path):
+    result, _ = run_here(folder_plan(folder_source / "train", share=0.25), tmp_path / "out")
+    assert (result.outcome["train"], result.outcome["controls"]) == (9, 3)
+
+
+def _truncate(source):
+    path = source / "train/cat/1.png"
+    path.write_bytes(path.read_bytes()[:60])
+
+
+@pytest.mark.parametrize(
+    ("spoil", "named"),
+    [
+        (_truncate, "train/cat/1.png"),
+        (lambda source: (source / "train/dog/notes.txt").write_text("hello"), "train/dog/notes.txt"),
+        (lambda source: (source / "train/dog/x.png").symlink_to("/etc/passwd"), "train/dog/x.png"),
+        (lambda source: Image.new("RGB", (9, 9)).save(source / "train/dog/9.png"), "train/dog/9.png"),
+        (lambda source: shutil.copy(source / "train/cat/0.png", source / "test/dog/9.png"), "test/dog/9.png"),
+        (lambda source: shutil.rmtree(source / "test"), "no control images"),
+        (lambda source: shutil.rmtree(source / "train/dog"), "class dog"),
+        (shutil.rmtree, "source"),
+    ],
+)
+def test_a_folder_that_cannot_be_used_is_a_data_error_that_names_what(folder_source, tmp_path, spoil, named):
+    spoil(folder_source)
+    error = failure(folder_plan(folder_source), tmp_path / "out")
+    assert error.code == "data_error"
+    assert named in error.detail
+
+
+def test_60000_images_are_registered_in_under_two_minutes(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (6000, 32, 32, 3), dtype=np.uint8)
+    for number, image in enumerate(pixels):
+        folder = tmp_path / "source" / str(number % 10)
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / f"{number:05d}.jpg")
+    started = time.monotonic()
+    assert run(folder_plan(tmp_path / "source", share=0.1), tmp_path / "out")[1].status == "succeeded"
+    assert time.monotonic() - started < 12  # a tenth of the images, start of the process included
+
+
+# --- refusals ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"kind": "audit"}', '{"kind": "register"}'])
+def test_what_is_no_plan_is_refused(tmp_path, text):
+    assert failure(text, tmp_path).code == "plan_invalid"
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"forget": []},
+        {"forget": [1797]},
+        {"forget": [-1]},
+        {"calibration": []},
+        {"retain": []},
+        {"network": agreed.NetworkSpec(name="alexnet", width=4)},
+        {"unlearn": dataclasses.replace(UNLEARN, form="everything")},
+        {"attack": dataclasses.replace(ATTACK, method="fgsm")},
+    ],
+)
+def test_an_unlearn_plan_that_cannot_be_done_is_refused(unlearn_plan, tmp_path, changes):
+    assert failure(dataclasses.replace(unlearn_plan, **changes), tmp_path).code == "plan_invalid"
+
+
+def test_a_sample_both_forgotten_and_retained_is_refused(unlearn_plan, tmp_path):
+    both = dataclasses.replace(unlearn_plan, retain=[*unlearn_plan.retain, unlearn_plan.forget[0]])
+    assert failure(both, tmp_path).code == "plan_invalid"
+
+
+def test_a_control_that_is_the_copy_of_a_training_image_is_refused(unlearn_plan, tmp_path):
+    shape = unlearn_plan.data.shape
+    pixels = np.fromfile(unlearn_plan.data.pixels, np.uint8).reshape(-1, *shape)
+    digests = np.fromfile(unlearn_plan.data.digests, np.uint8).reshape(-1, 32)
+    for array in (pixels, digests):
+        array[unlearn_plan.calibration[0]] = array[unlearn_plan.retain[0]]
+    pixels.tofile(tmp_path / "pixels")
+    digests.tofile(tmp_path / "digests")
+    changed = dataclasses.replace(unlearn_plan.data, pixels=str(tmp_path / "pixels"), digests=str(tmp_path / "digests"))
+    error = failure(dataclasses.replace(unlearn_plan, data=changed), tmp_path / "out")
+    assert error.code == "plan_invalid"
+    assert "copy" in error.detail
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"references": 3},
+        {"train": []},
+        {"controls": []},
+        {"recipe": dataclasses.replace(RECIPE, schedule="cosine")},
+        {"rehearsal": agreed.RehearsalSpec(models=2, sizes=[], learning_rates=[0.01], epochs=1)},
+    ],
+)
+def test_a_train_plan_that_cannot_be_done_is_refused(train_plan, tmp_path, changes):
+    short = dataclasses.replace(RECIPE, epochs=1)
+    plan = dataclasses.replace(dataclasses.replace(train_plan, recipe=short), **changes)
+    assert failure(plan, tmp_path).code == "plan_invalid"
+
+
+def test_a_pixel_changed_since_registration_is_found_in_live_rows_alone(unlearn_plan, tmp_path):
+    pixels = np.fromfile(unlearn_plan.data.pixels, np.uint8).reshape(1797, 64)
+    live = {*unlearn_plan.forget, *unlearn_plan.retain, *unlearn_plan.calibration, *unlearn_plan.audit_controls}
+    other = next(row for row in range(1797) if row not in live)
+    pixels[other] = 0
+    pixels.tofile(tmp_path / "pixels")
+    plan = dataclasses.replace(
+        unlearn_plan,
+        data=dataclasses.replace(unlearn_plan.data, pixels=str(tmp_path / "pixels")),
+        compare_retrained=False,
+    )
+    assert run_here(plan, tmp_path / "erased")[0].status == "succeeded"
+    pixels[unlearn_plan.retain[7], 30] ^= 1
+    pixels.tofile(tmp_path / "pixels")
+    error = failure(plan, tmp_path / "changed")
+    assert error.code == "dataset_changed"
+    assert f"row {unlearn_plan.retain[7]} " in error.detail
+
+
+def test_a_shortened_array_is_a_changed_data_set(unlearn_plan, tmp_path):
+    (tmp_path / "labels").write_bytes(Path(unlearn_plan.data.labels).read_bytes()[:-4])
+    plan = dataclasses.replace(
+        unlearn_plan, data=dataclasses.replace(unlearn_plan.data, labels=str(tmp_path / "labels"))
+    )
+    assert failure(plan, tmp_path / "out").code == "dataset_changed"
+
+
+def _flipped(path):
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+def _with_nan(path):
+    tensors = load_file(path)
+    tensors["0.weight"][0] = torch.nan
+    save_file(tensors, path)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "known", "reason"),
+    [
+        (_flipped, False, "sha256"),
+        (lambda path: path.write_bytes(path.read_bytes()[:-100]), True, "safetensors"),
+        (lambda path: torch.save({"0.weight": torch.zeros(1)}, path), True, "safetensors"),
+        (_with_nan, True, "finite"),
+        (lambda path: save_file({"weight": torch.zeros(1)}, path), True, "another network"),
+        (Path.unlink, False, "No such file"),
+    ],
+)
+def test_a_spoilt_checkpoint_is_refused_before_use(unlearn_plan, tmp_path, spoil, known, reason):
+    path = tmp_path / "base.safetensors"
+    shutil.copy(unlearn_plan.base.path, path)
+    spoil(path)
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest() if known else unlearn_plan.base.sha256
+    plan = dataclasses.replace(unlearn_plan, base=agreed.CheckpointFile(str(path), sha256))
+    error = failure(plan, tmp_path / "out")
+    assert error.code == "checkpoint_invalid"
+    assert reason in error.detail
+
+
+def test_a_loss_that_is_not_finite_is_reported_as_divergence(train_plan, tmp_path):
+    plan = dataclasses.replace(train_plan, recipe=dataclasses.replace(RECIPE, learning_rate=1e30, schedule="constant"))
+    assert failure(plan, tmp_path).code == "diverged"
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+def test_a_job_for_a_gpu_never_runs_on_the_cpu(train_plan, tmp_path, monkeypatch):
+    monkeypatch.setenv("AMUN_DEVICE", "cuda")
+    assert failure(train_plan, tmp_path).code == "no_gpu"
+
+
+def test_a_full_disk_is_reported_and_nothing_half_written_stays(tmp_path):
+    (tmp_path / ".pixels.u8.part").symlink_to("/dev/full")
+    plan = agreed.RegisterPlan(agreed.Source("builtin", "digits"), agreed.Controls(share=0.5), seed=0)
+    assert failure(plan, tmp_path).code == "disk_full"
+
+
+@pytest.mark.parametrize("code", ["plan_invalid", "data_error", "dataset_changed", "checkpoint_invalid", "diverged"])
+def test_a_process_that_fails_exits_with_1_and_says_why(unlearn_plan, tmp_path, code):
+    plan = {
+        "plan_invalid": "not a plan",
+        "data_error": folder_plan(tmp_path / "missing"),
+        "dataset_changed": dataclasses.replace(
+            unlearn_plan, data=dataclasses.replace(unlearn_plan.data, digests=unlearn_plan.data.pixels)
+        ),
+        "checkpoint_invalid": dataclasses.replace(
+            unlearn_plan, base=dataclasses.replace(unlearn_plan.base, sha256="0" * 64)
+        ),
+        "diverged": dataclasses.replace(unlearn_plan, unlearn=dataclasses.replace(UNLEARN, learning_rate=1e30)),
+    }[code]
+    returncode, result, _ = run(plan, tmp_path / "out")
+    assert (returncode, result.status, result.error.code) == (1, "failed", code)
+    assert result.error.detail
+
+
+# --- memory -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def memory(monkeypatch):
+    """Sets how many images of a batch the device's memory holds."""
+
+    def holds(fits):
+        def retrain(*arguments, batch_size, **keywords):
+            if batch_size > fits:
+                raise torch.OutOfMemoryError("out of memory")
+            return original(*arguments, batch_size=batch_size, **keywords)
+
+        monkeypatch.setattr(baselines, "retrain", retrain)
+
+    original = baselines.retrain
+    return holds
+
+
+def test_out_of_memory_is_tried_once_more_with_half_the_batch(unlearn_plan, tmp_path, memory):
+    memory(16)
+    result, lines = run_here(unlearn_plan, tmp_path)
+    assert (result.status, result.batches_halved) == ("succeeded", True)
+    progress = [line.progress for line in lines]
+    assert progress == sorted(progress)
+
+
+def test_out_of_memory_with_half_the_batch_is_a_failure(unlearn_plan, tmp_path, memory):
+    memory(8)
+    assert failure(unlearn_plan, tmp_path).code == "oom"
+
+
+# --- the process ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def long_job(train_plan, tmp_path):
+    """A supervised process in the middle of a training that would take minutes, from a parent that ignores SIGTERM."""
+    plan = dataclasses.replace(train_plan, recipe=dataclasses.replace(RECIPE, epochs=1000))
+    (tmp_path / "plan.json").write_text(agreed.dump(plan))
+    handler = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    process = subprocess.Popen(
+        command(tmp_path, "--supervised"),
+        cwd=ROOT,
+        env={**os.environ, "AMUN_DEVICE": "cpu"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    signal.signal(signal.SIGTERM, handler)
+    while '"train"' not in process.stdout.readline():
+        assert process.poll() is None
+    yield process
+    process.kill()
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
+
+
+def test_a_supervised_process_ends_when_its_supervisor_does(long_job):
+    long_job.stdin.close()
+    assert long_job.wait(timeout=5) == 1
+
+
+def test_sigterm_ends_the_process_promptly(long_job):
+    long_job.send_signal(signal.SIGTERM)
+    assert long_job.wait(timeout=5) == -signal.SIGTERM
+
+
+def test_the_device_is_one_of_three(monkeypatch):
+    monkeypatch.setenv("AMUN_DEVICE", "tpu")
+    with pytest.raises(Exception, match="tpu"):
+        device.choose_device()
+
+
+def test_rehearsing_references_are_of_different_pairs_as_far_as_there_are_pairs():
+    assert train._spread(8, 3) == {0, 2, 4}
+    assert train._spread(4, 3) == {0, 1, 2}

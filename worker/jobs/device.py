@@ -1,0 +1,61 @@
+"""The device a job runs on, and what is known of it."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from worker import plan as agreed
+from worker.jobs.failures import Failed
+
+
+def choose_device() -> torch.device:
+    """The device that AMUN_DEVICE names: auto (a GPU where there is one), cuda or cpu. Raises Failed(no_gpu)."""
+    setting = os.environ.get("AMUN_DEVICE", "auto")
+    if setting not in ("auto", "cuda", "cpu"):
+        raise Failed("plan_invalid", f"AMUN_DEVICE is {setting!r}: choose auto, cuda or cpu")
+    available = setting != "cpu" and torch.cuda.is_available()
+    if setting == "cuda" and not available:
+        raise Failed("no_gpu", "AMUN_DEVICE is cuda and torch finds no GPU")
+    if available:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    return torch.device("cuda" if available else "cpu")
+
+
+def environment() -> agreed.Environment:
+    """What this process runs on, as read now."""
+    try:
+        device = choose_device().type
+    except Failed:
+        device = "none"
+    return agreed.Environment(
+        device=device,
+        hardware=torch.cuda.get_device_name() if device == "cuda" else _processor(),
+        threads=torch.get_num_threads(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        code_version=_code_version(),
+    )
+
+
+def _processor() -> str:
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    except OSError:
+        pass
+    return platform.processor() or platform.machine()
+
+
+def _code_version() -> str:
+    """Digest of the sources that decide a job's outcome."""
+    worker, digest = Path(__file__).parents[1], hashlib.sha256()
+    sources = [*worker.glob("jobs/*.py"), *worker.glob("unlearning/*.py"), worker / "pipeline.py", worker / "plan.py"]
+    for path in sorted(sources):
+        digest.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
+    return f"sha256:{digest.hexdigest()[:16]}"

@@ -1,0 +1,136 @@
+"""Train a model and its reference models, and rehearse on these."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import weakref
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import nn
+
+from worker import plan as agreed
+from worker.jobs.device import choose_device
+from worker.jobs.failures import refused_as, training_errors
+from worker.jobs.loading import (
+    Data,
+    Rows,
+    build,
+    check_controls_untouched,
+    check_data,
+    check_network,
+    check_rows,
+    load_data,
+)
+from worker.jobs.outputs import CHECKPOINT, MEMBERS, PHI, Outputs
+from worker.jobs.progress import Reporter
+from worker.jobs.recipes import finetuning, seed_for, train_network
+from worker.unlearning import checkpoint, references, rehearsal, training
+
+
+def train(plan: agreed.TrainPlan, outputs: Outputs, report: Reporter) -> agreed.TrainResult:
+    """Train a model and its reference models, save what these say of every image, rehearse, and drop their weights."""
+    device = choose_device()
+    pool = np.array([*plan.train, *plan.controls], dtype=np.int64)
+    half, rehearsed = len(pool) / 2, plan.rehearsal
+    runs = rehearsed.models * len(rehearsed.sizes) * len(rehearsed.learning_rates)
+    work = plan.recipe.epochs * (len(plan.train) + plan.references * half)
+    report.expect(
+        {
+            "load": 0.01 * work,
+            "train": float(plan.recipe.epochs * len(plan.train)),
+            "references": plan.recipe.epochs * half * plan.references,
+            "rehearse": runs * rehearsed.epochs * 1.8 * half,
+            "save": 0.01 * work,
+        }
+    )
+    with report.phase("load"):
+        check_data(plan.data)
+        check_rows(plan.data.rows, train=plan.train, controls=plan.controls)
+        check_network(plan.data, plan.network)
+        data = load_data(plan.data, pool, device)
+        trained, controls = np.arange(len(plan.train)), np.arange(len(plan.train), len(pool))
+        check_controls_untouched(data, trained, controls)
+        with refused_as("plan_invalid", ValueError):
+            members = references.assign(len(pool), plan.references, seed=seed_for(plan.seed, "assign"))
+    with report.phase("train"):
+        network = train_network(plan, data.subset(trained), "model", report)
+    with report.phase("references"):
+        phi, kept = _train_references(plan, data, pool, members, outputs, report)
+    with report.phase("rehearse"), training_errors():
+        strengths = rehearsal.rehearse(
+            kept,
+            data.inputs,
+            data.labels,
+            phi,
+            members,
+            sizes=rehearsed.sizes,
+            learning_rates=rehearsed.learning_rates,
+            epochs=rehearsed.epochs,
+            form=plan.unlearn.form,
+            weighted=plan.unlearn.weighted,
+            attack=dataclasses.asdict(plan.attack),
+            finetuning=finetuning(plan.unlearn),
+            tolerance=plan.audit.tolerance,
+            tolerance_membership=plan.audit.tolerance_membership,
+            seed=seed_for(plan.seed, "rehearse"),
+            on_run=lambda done, count: report.step(done, count, "rehearsal"),
+        )
+    with report.phase("save"):
+        outputs.write(CHECKPOINT, checkpoint.dump(network))
+        # They are never written to a file; this looks whether the memory has let them go too.
+        traces = [weakref.ref(reference) for reference in kept.values()]
+        kept.clear()
+        gc.collect()
+    return agreed.TrainResult(
+        accuracy_train=training.accuracy(network, *data.subset(trained)),
+        accuracy_controls=training.accuracy(network, *data.subset(controls)),
+        references=plan.references,
+        reference_train_size=int(members.sum(1).max()),
+        rehearsal=[agreed.RehearsedStrength(**dataclasses.asdict(strength)) for strength in strengths],
+        reference_weights_deleted=all(trace() is None for trace in traces),
+    )
+
+
+def _train_references(
+    plan: agreed.TrainPlan,
+    data: Data,
+    pool: Rows,
+    members: NDArray[np.bool_],
+    outputs: Outputs,
+    report: Reporter,
+) -> tuple[NDArray[np.float64], dict[int, nn.Module]]:
+    """Signals of all references over the pool, K x N, and the references that will rehearse."""
+    rehearsing = _spread(plan.references, plan.rehearsal.models)
+    phi = np.zeros((plan.references, len(pool)))
+    kept: dict[int, nn.Module] = {}
+    shape = (plan.data.rows, plan.references)
+    with outputs.open(MEMBERS) as file:
+        everyone = np.zeros(shape, dtype=np.uint8)
+        everyone[pool] = members.T
+        file.write(everyone.tobytes())
+    with outputs.open(PHI) as file, training_errors():
+        file.truncate(4 * shape[0] * shape[1])
+        signals = np.memmap(file.name, dtype=np.float32, mode="r+", shape=shape)
+        for reference in references.train(
+            lambda: build(plan.data, plan.network),
+            data.inputs,
+            data.labels,
+            members,
+            **dataclasses.asdict(plan.recipe),
+            seed=seed_for(plan.seed, "references"),
+        ):
+            phi[reference.index] = reference.phi
+            signals[pool, reference.index] = reference.phi
+            signals.flush()
+            if reference.index in rehearsing:
+                kept[reference.index] = reference.network
+            report.step(reference.index + 1, plan.references, "reference model")
+        del signals
+    return phi, kept
+
+
+def _spread(count: int, chosen: int) -> set[int]:
+    """``chosen`` of ``count`` references, first one of each pair and then the others."""
+    return set([*range(0, count, 2), *range(1, count, 2)][:chosen])

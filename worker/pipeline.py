@@ -1,0 +1,139 @@
+"""One job on files: ``python -m worker.pipeline PLAN.json OUT_DIR``, with no database.
+
+Prints one JSON line for each `Progress`, writes its files and, last of all, result.json. Exit status 0: succeeded; 1: it
+failed for the reason in result.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import errno
+import gc
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+import torch
+
+from worker import plan as agreed
+from worker.jobs.device import environment
+from worker.jobs.failures import Failed, refused_as
+from worker.jobs.outputs import Outputs
+from worker.jobs.progress import Reporter
+from worker.jobs.register import register
+from worker.jobs.train import train
+from worker.jobs.unlearn import unlearn
+from worker.unlearning import images
+
+FULL_DISK = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+def perform(plan: agreed.Plan, outputs: Outputs, report: Reporter) -> Any:
+    """The outcome of a plan as its result's dataclass."""
+    if isinstance(plan, agreed.RegisterPlan):
+        return register(plan, outputs, report)
+    if plan.threads is not None:
+        torch.set_num_threads(plan.threads)
+    return train(plan, outputs, report) if isinstance(plan, agreed.TrainPlan) else unlearn(plan, outputs, report)
+
+
+def halved(plan: agreed.Plan) -> agreed.Plan:
+    """The same plan with half of every batch size."""
+    if isinstance(plan, agreed.RegisterPlan):
+        return plan
+
+    def half(spec: Any) -> Any:
+        return dataclasses.replace(spec, batch_size=max(1, spec.batch_size // 2))
+
+    return dataclasses.replace(plan, recipe=half(plan.recipe), attack=half(plan.attack), unlearn=half(plan.unlearn))
+
+
+def _perform_in_memory(plan: agreed.Plan, outputs: Outputs, report: Reporter) -> tuple[Any, bool]:
+    """`perform`, and once more with half the batch where memory ran out; the second value tells whether it did."""
+    try:
+        return perform(plan, outputs, report), False
+    except (torch.OutOfMemoryError, MemoryError):
+        pass  # the exception holds every tensor of the failed run: it must be gone before the next
+    outputs.remove()
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    try:
+        return perform(halved(plan), outputs, report), True
+    except (torch.OutOfMemoryError, MemoryError) as error:
+        raise Failed("oom", str(error) or type(error).__name__) from error
+
+
+def run(plan_path: Path, folder: Path, stream: TextIO) -> agreed.Result:
+    """Do the job of ``plan_path`` in ``folder`` and write result.json; progress goes to ``stream``."""
+    outputs, report, kind = Outputs(folder), Reporter(stream), "unknown"
+    try:
+        with refused_as("plan_invalid", ValueError, TypeError, OSError):
+            plan = agreed.load_plan(plan_path)
+        kind = plan.kind
+        outcome, batches_halved = _perform_in_memory(plan, outputs, report)
+        result = agreed.Result(
+            kind=kind,
+            status="succeeded",
+            seconds=report.seconds,
+            environment=environment(),
+            files=outputs.listed(),
+            batches_halved=batches_halved,
+            outcome=dataclasses.asdict(outcome),
+        )
+        content = agreed.dump(result)
+    except Exception as error:
+        outputs.remove()
+        failure = _failure(error)
+        if failure.code == "internal":
+            sys.excepthook(type(error), error, error.__traceback__)
+        result = agreed.Result(
+            kind=kind, status="failed", seconds=report.seconds, environment=environment(), error=failure
+        )
+        content = agreed.dump(result)
+    with images.durable(folder / agreed.RESULT_FILE) as file:
+        file.write(content.encode())
+    return result
+
+
+def _failure(error: Exception) -> agreed.Failure:
+    if isinstance(error, Failed):
+        return agreed.Failure(error.code, str(error))
+    if isinstance(error, OSError) and error.errno in FULL_DISK:
+        return agreed.Failure("disk_full", f"no space was left for {error.filename or 'a file'}")
+    return agreed.Failure("internal", f"{type(error).__name__}: {error}")
+
+
+def _die_with_supervisor() -> None:
+    """End this process, whatever it is doing, when the other end of its standard input is closed."""
+
+    def watch() -> None:
+        while os.read(sys.stdin.fileno(), 4096):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, name="supervisor-watch", daemon=True).start()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m worker.pipeline", description=__doc__)
+    parser.add_argument("plan", type=Path, metavar="PLAN.json")
+    parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="made where it does not exist")
+    parser.add_argument("--supervised", action="store_true", help="exit when standard input ends")
+    options = parser.parse_args(arguments)
+    # A parent may have passed on that it ignores this signal.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    if options.supervised:
+        _die_with_supervisor()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may not repeat its results
+    options.folder.mkdir(parents=True, exist_ok=True)
+    return 0 if run(options.plan, options.folder, sys.stdout).status == "succeeded" else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
