@@ -382,7 +382,11 @@ def test_more_than_the_policys_share_waits_for_approval(client: TestClient, worl
     assert (more["approval_required"], more["status"]) == (True, "awaiting_approval")
 
 
-def test_a_whole_class_waits_for_approval(client: TestClient, digits: uuid.UUID, shop: Headers) -> None:
+@pytest.mark.parametrize("probe", [0, 64])
+def test_a_whole_class_waits_for_approval(
+    probe: int, client: TestClient, digits: uuid.UUID, shop: Headers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.intake.PROBE", probe)  # without a probe every label is looked at one by one
     most = post(client, shop, *({"index": index} for index in range(0, 36, 4))).json()
     assert most["approval_required"] is False
     rest = post(client, shop, {"index": 36})
