@@ -27,5 +27,6 @@ def refused_as(code: str, *errors: type[Exception]) -> Iterator[None]:
 
 @contextmanager
 def training_errors() -> Iterator[None]:
+    """What the plan asks of the engine may be impossible or diverge."""
     with refused_as("diverged", training.Diverged), refused_as("plan_invalid", ValueError):
         yield

@@ -52,6 +52,7 @@ def load_data(files: agreed.DataFiles, rows: Rows, device: torch.device) -> Data
 
 
 def load_network(plan: agreed.UnlearnPlan) -> nn.Module:
+    """The base model, from the very bytes that were hashed. Raises Failed(checkpoint_invalid)."""
     with refused_as("checkpoint_invalid", OSError):
         content = Path(plan.base.path).read_bytes()
     if hashlib.sha256(content).hexdigest() != plan.base.sha256:
@@ -61,6 +62,7 @@ def load_network(plan: agreed.UnlearnPlan) -> nn.Module:
 
 
 def load_signals(plan: agreed.UnlearnPlan, rows: Rows) -> membership.ReferenceSignals:
+    """Reference signals of ``rows``. Raises Failed(dataset_changed)."""
     files, shape = plan.signals, (plan.signals.references,)
     with refused_as("dataset_changed", images.DataError, ValueError):
         phi = images.read_rows(Path(files.phi), rows, count=plan.data.rows, shape=shape, dtype="float32")
@@ -69,11 +71,13 @@ def load_signals(plan: agreed.UnlearnPlan, rows: Rows) -> membership.ReferenceSi
 
 
 def check_data(files: agreed.DataFiles) -> None:
+    """Raises Failed(plan_invalid) for a training set no model can be trained on."""
     if files.rows < 1 or len(files.shape) != 3 or min(files.shape) < 1 or len(files.classes) < 2:
         raise Failed("plan_invalid", f"{files.rows} images of shape {files.shape} in {len(files.classes)} classes")
 
 
 def check_rows(count: int, **groups: list[int]) -> None:
+    """Raises Failed(plan_invalid) for groups of rows that overlap, lie outside the set or must not be empty."""
     everything = [row for group in groups.values() for row in group]
     for name in ("forget", "train", "controls"):
         if name in groups and not groups[name]:
@@ -92,6 +96,7 @@ def check_controls_untouched(data: Data, trained: Rows, controls: Rows) -> None:
 
 
 def check_network(files: agreed.DataFiles, network: agreed.NetworkSpec) -> nn.Module:
+    """A new network as the plan describes it. Raises Failed(plan_invalid)."""
     with refused_as("plan_invalid", ValueError):
         return build(files, network)
 

@@ -18,6 +18,12 @@ from worker.unlearning import baselines
 def train_network(
     plan: agreed.TrainPlan | agreed.UnlearnPlan, pairs: tuple[Tensor, Tensor], purpose: str, report: Reporter
 ) -> nn.Module:
+    """Train a new network by the plan's recipe. Raises Failed(diverged) and Failed(plan_invalid).
+
+    Args:
+        pairs: images and labels to train on.
+        purpose: which network of the job this is; it makes its seed.
+    """
     with training_errors():
         return baselines.retrain(
             lambda: build(plan.data, plan.network),

@@ -120,7 +120,7 @@ def _unlearning_costs(plan: agreed.UnlearnPlan) -> dict[str, float]:
     )
     costs = {
         "load": 0.2 * live,
-        "attack": len(plan.forget) * (12.0 if plan.attack.method == "boundary" else 110.0),
+        "attack": len(plan.forget) * (30.0 if plan.attack.method == "boundary" else 110.0),
         "finetune": float(plan.unlearn.epochs * tuned),
         "audit": 0.7 * live,
         "retrain": float(plan.recipe.epochs * len(plan.retain)),
