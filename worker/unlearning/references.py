@@ -39,10 +39,19 @@ def assign(rows: int, references: int, *, seed: int) -> NDArray[np.bool_]:
         raise ValueError(f"references are trained in disjoint pairs, so {references} of them is not possible")
     members = np.zeros((references, rows), dtype=bool)
     for pair in range(references // 2):
-        order = np.random.default_rng([seed, pair]).permutation(rows)
+        order = drawn(seed, pair).permutation(rows)
         members[2 * pair, order[: rows // 2]] = True
         members[2 * pair + 1] = ~members[2 * pair]
     return members
+
+
+def drawn(seed: int, *key: int) -> np.random.Generator:
+    """A generator of its own for each key, and unlike the one that the seed alone gives.
+
+    ``default_rng([seed, 0])`` is ``default_rng(seed)``: a caller who splits the images with the same seed would have the
+    first pair of references trained on exactly its training images and its controls.
+    """
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def train(
@@ -81,6 +90,6 @@ def train(
             weight_decay=weight_decay,
             schedule=schedule,
             augment=augment,
-            seed=int(np.random.default_rng([seed, index]).integers(2**31)),
+            seed=int(drawn(seed, index).integers(2**31)),
         )
         yield Reference(index, network, signal(infer(network, inputs), labels))

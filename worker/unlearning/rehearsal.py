@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from worker.unlearning import adversarial, amun, membership, statistics
+from worker.unlearning.references import drawn
 from worker.unlearning.training import infer
 
 Rows = NDArray[np.int64]
@@ -111,7 +112,7 @@ def rehearse(
         before: list[_Outcome] = []
         after: dict[tuple[float, int], list[_Outcome]] = {}
         for index, network in networks.items():
-            request = _draw(members[index], size, np.random.default_rng([seed, size, index]))
+            request = _draw(members[index], size, drawn(seed, size, index))
             others = np.arange(len(members)) // 2 != index // 2
             references = membership.ReferenceSignals(phi[others], members[others])
             forget = inputs[request.forget], labels[request.forget]

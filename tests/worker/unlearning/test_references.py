@@ -35,6 +35,12 @@ def test_each_pair_is_another_split_and_the_seed_fixes_them():
     assert not np.array_equal(members, references.assign(100, 8, seed=1))
 
 
+def test_no_pair_repeats_the_split_that_the_seed_alone_gives():
+    members = references.assign(100, 4, seed=7)
+    alone = np.isin(np.arange(100), np.random.default_rng(7).permutation(100)[:50])
+    assert not (members == alone).all(1).any()
+
+
 @pytest.mark.parametrize(("rows", "count"), [(1, 2), (10, 3), (10, 0)])
 def test_what_cannot_be_split_is_refused(rows, count):
     with pytest.raises(ValueError):
