@@ -104,3 +104,30 @@ class Policy(Parameters):
         if self.rehearsal.models > self.references:
             raise ValueError("rehearsal.models must not exceed references")
         return self
+
+
+class DemoCase(Parameters):
+    """The case that `amun demo` runs and benchmarks/seeds.py repeats over many seeds."""
+
+    seed: int
+    controls_share: float
+    forget: int
+    network: Network
+    recipe: Recipe
+    policy: Policy
+
+
+# A leak that an audit of this size can see: few images, weight decay that keeps the memorised ones apart.
+DEMO = DemoCase(
+    seed=0,
+    controls_share=0.5,
+    forget=175,
+    network=Network(name=NetworkName.SMALL_CNN, width=16),
+    recipe=Recipe(epochs=20, learning_rate=0.02, weight_decay=5e-3),
+    policy=Policy(
+        rehearsal=Rehearsal(models=4, sizes=[175], learning_rates=[0.005, 0.0075, 0.01], epochs=6),
+        finetuning=Finetuning(learning_rate_decay_every=4),
+        audit=AuditRule(tolerance=0.10),
+        compare_retrained=True,
+    ),
+)

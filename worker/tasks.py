@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import multiprocessing
 import os
-import signal
 import socket
 import threading
 import time
@@ -13,7 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 
 import structlog
-from celery.signals import worker_process_init, worker_ready, worker_shutting_down
+from celery.signals import worker_process_init, worker_shutting_down
 
 from models import artifacts, lifecycle
 from models.queue import RUN_TASK, celery_app
@@ -43,22 +42,17 @@ def _on_shutdown(**_: object) -> None:
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _in_pool_process(**_: object) -> None:
-    _die_with(os.getppid(), lambda: os._exit(1))
+    _exit_with_parent()
 
 
-@worker_ready.connect  # type: ignore[untyped-decorator]
-def _in_main_process(**_: object) -> None:
-    if os.environ.get("AMUN_EXIT_WITH_PARENT"):
-        _die_with(os.getppid(), lambda: os.kill(os.getpid(), signal.SIGTERM))
-
-
-def _die_with(parent: int, end: object) -> None:
-    """End this process soon after its parent is gone, killed without a word. The job's lease covers what is lost."""
+def _exit_with_parent() -> None:
+    """End this pool process soon after the main one was killed. The job's lease covers what is lost."""
+    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
-        end()  # type: ignore[operator]
+        os._exit(1)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 

@@ -1,0 +1,139 @@
+"""The console script `amun`: run the service, look after its keys, show the main job."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from sqlalchemy import select
+
+from models.base import now
+from models.records import ApiKey, Role
+from models.secrets import API_KEY_PEPPER, load_or_create
+from models.session import Database
+from models.settings import Settings, get_settings
+from service import schema, security
+from service.demo import run_demo
+from service.embedded import DidNotStart, Embedded
+
+app = typer.Typer(no_args_is_help=True, help="Machine unlearning with a measured audit.", pretty_exceptions_enable=False)
+keys = typer.Typer(no_args_is_help=True, help="API keys. A key is shown once, when it is made.")
+app.add_typer(keys, name="keys")
+console = Console(highlight=False)
+
+DataDir = Annotated[Path | None, typer.Option("--data", help="Data folder (AMUN_DATA_DIR).")]
+
+
+def _settings(data: Path | None) -> Settings:
+    return Settings(data_dir=data) if data is not None else get_settings()
+
+
+@app.command()
+def up(
+    data: DataDir = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
+) -> None:
+    """Run API and worker in one data folder until Ctrl-C. First start prints one key for each role."""
+    settings = _settings(data)
+    _migrate(settings)
+    _first_keys(settings)
+    try:
+        with Embedded(settings, host, port) as embedded:
+            console.print(f"serving on {embedded.url} (documentation: {embedded.url}/docs); Ctrl-C stops it")
+            console.print(f"data and logs: {settings.data_dir}")
+            while True:
+                time.sleep(1)
+                embedded.watch()
+    except KeyboardInterrupt:
+        console.print("stopped")
+    except DidNotStart as error:
+        console.print(f"[red]{error}[/red]")
+        raise typer.Exit(1) from None
+
+
+@app.command()
+def migrate(data: DataDir = None) -> None:
+    """Bring the database to this release's schema; a SQLite file is copied first."""
+    _migrate(_settings(data))
+
+
+@app.command()
+def demo(
+    data: Annotated[Path, typer.Option("--data", help="Folder for the demo; made anew each time.")] = Path("amun-demo"),
+    seed: Annotated[int | None, typer.Option(help="Another seed than the committed one.")] = None,
+) -> None:
+    """The main job from nothing: register digits, train, forget some of them over HTTP, audit, report."""
+    raise typer.Exit(run_demo(console, data.absolute(), seed))
+
+
+@keys.command("create")
+def keys_create(
+    role: Annotated[Role, typer.Option(help="What the key may do.")],
+    application: Annotated[str | None, typer.Option(help="Name of the application, for role application.")] = None,
+    label: Annotated[str, typer.Option(help="For whom, in lists.")] = "",
+    days: Annotated[int | None, typer.Option(min=1, help="Days until it expires; default: never.")] = None,
+    data: DataDir = None,
+) -> None:
+    """Make a key and print it, once."""
+    if (role is Role.APPLICATION) != (application is not None):
+        raise typer.BadParameter("--application NAME goes with --role application, and only with it")
+    settings = _settings(data)
+    pepper = load_or_create(settings.secrets, API_KEY_PEPPER)
+    expires = now() + timedelta(days=days) if days is not None else None
+    with _database(settings).write() as session:
+        secret = security.create_key(session, pepper, role, application=application, label=label, expires_at=expires)
+    print(secret)
+
+
+@keys.command("list")
+def keys_list(data: DataDir = None) -> None:
+    """Ids, roles and dates; secrets are not kept."""
+    with _database(_settings(data)).read() as session:
+        for key in session.scalars(select(ApiKey).order_by(ApiKey.created_at)):
+            state = "revoked" if key.revoked_at else "expired" if key.expires_at and key.expires_at <= now() else "live"
+            owner = key.application.name if key.application else "-"
+            print(f"{key.id}  {key.role.value:<11}  {owner:<24}  {state:<8}  {key.created_at:%Y-%m-%d}  {key.label}")
+
+
+@keys.command("revoke")
+def keys_revoke(key_id: Annotated[str, typer.Argument(help="As `amun keys list` shows it.")], data: DataDir = None) -> None:
+    """Refuse a key from now on."""
+    with _database(_settings(data)).write() as session:
+        key = session.get(ApiKey, key_id)
+        if key is None:
+            raise typer.BadParameter(f"there is no key {key_id}")
+        key.revoked_at = key.revoked_at or now()
+    print(f"{key_id} revoked")
+
+
+def _migrate(settings: Settings) -> None:
+    copy = schema.upgrade(settings)
+    if copy is not None:
+        console.print(f"the database was copied to {copy.name} before its schema was changed")
+
+
+def _database(settings: Settings) -> Database:
+    database = Database(settings.database)
+    schema.check(database)
+    return database
+
+
+def _first_keys(settings: Settings) -> None:
+    pepper = load_or_create(settings.secrets, API_KEY_PEPPER)
+    with _database(settings).write() as session:
+        if session.scalar(select(ApiKey.id).limit(1)) is not None:
+            return
+        console.print("first start: these keys are shown once, keep them")
+        for role in Role:
+            application = "default" if role is Role.APPLICATION else None
+            secret = security.create_key(session, pepper, role, application=application, label="first start")
+            console.print(f"  {role.value:<11} {secret}", soft_wrap=True)
+
+
+if __name__ == "__main__":
+    app()

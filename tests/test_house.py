@@ -1,0 +1,103 @@
+"""Rules of the house that a tool can check: what the front end loads, what the compose file promises."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+
+
+def test_the_front_end_loads_no_torch_numpy_or_pillow() -> None:
+    probe = "import sys, service.app, service.dispatcher; print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+def test_the_task_that_holds_rows_loads_no_torch(tmp_path: Path) -> None:
+    probe = "import sys, worker.tasks; print('torch' in sys.modules)"
+    environment = {**os.environ, "AMUN_DATA_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=ROOT, env=environment
+    )
+    assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("module", ["worker.pipeline", "worker.unlearning.networks", "worker.plan"])
+def test_what_runs_on_a_bare_gpu_machine_needs_no_database_or_broker(module: str) -> None:
+    probe = f"import sys, {module}; print([m for m in ('sqlalchemy', 'celery', 'pydantic', 'fastapi') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_every_container_runs_as_an_ordinary_user_on_a_read_only_root(name: str) -> None:
+    service = SERVICES[name]
+    assert int(str(service["user"]).split(":")[0]) > 0
+    assert service["read_only"] is True
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICES if name != "migrate"])
+def test_every_lasting_container_has_a_health_check(name: str) -> None:
+    assert SERVICES[name]["healthcheck"]["test"]
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_image_tags_are_exact(name: str) -> None:
+    assert re.fullmatch(r"[a-z-]+:\d+\.\d+(\.\d+)?(-[a-z]+)?", SERVICES[name]["image"])
+
+
+def test_only_the_api_is_reachable_and_only_from_this_host() -> None:
+    ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert ports == {"service": ["127.0.0.1:8000:8000"]}
+
+
+def test_the_gpu_worker_reserves_a_gpu_and_never_falls_back_to_the_cpu() -> None:
+    worker = SERVICES["worker"]
+    (device,) = worker["deploy"]["resources"]["reservations"]["devices"]
+    assert device["capabilities"] == ["gpu"]
+    assert worker["environment"]["AMUN_DEVICE"] == "cuda"
+    assert SERVICES["worker-cpu"]["environment"]["AMUN_DEVICE"] == "cpu"
+
+
+def test_the_containers_start_what_the_embedded_way_starts() -> None:
+    from service.embedded import api_command, worker_command
+
+    embedded = " ".join(worker_command()[1:])
+    composed = " ".join(SERVICES["worker"]["command"][1:])
+    assert embedded.startswith(composed)
+    docker = (ROOT / "Dockerfile").read_text().replace('", "', " ")
+    assert " ".join(api_command("0.0.0.0", 8000)[2:9]) in docker
+
+
+def test_compose_accepts_the_file() -> None:
+    composer = _compose()
+    if composer is None:
+        # No compose plugin is packaged for every system; the tests above read the same file.
+        pytest.skip("docker compose is not installed")
+    environment = {**os.environ, "POSTGRES_PASSWORD": "only-for-this-test"}
+    for profile in ("gpu", "cpu"):
+        done = subprocess.run(
+            [*composer, "--profile", profile, "config", "--quiet"],
+            cwd=ROOT,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+
+
+def _compose() -> list[str] | None:
+    if shutil.which("docker") and subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0:
+        return ["docker", "compose"]
+    return ["docker-compose"] if shutil.which("docker-compose") else None
