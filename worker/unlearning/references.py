@@ -69,7 +69,7 @@ def train(
     augment: bool,
     seed: int,
 ) -> Iterator[Reference]:
-    """Train the references one after the other and yield each as it ends, so that its signals are saved at once.
+    """Train the references one after the other and yield each as it ends, so that signals are saved at once.
 
     Args:
         inputs, labels: all images of the pool, N; training images and controls alike.

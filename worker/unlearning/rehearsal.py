@@ -81,8 +81,8 @@ def rehearse(
     images it was not, are left out of the signals that judge it: so forgotten images and controls have equally many
     references on either side, none of them the model itself. One run of each learning rate gives the outcome of every
     epoch. Chosen is the least mean over the networks of (AUC(z) - 1/2)^2 / tolerance^2 + R^2 / tolerance_membership^2 +
-    (change of accuracy)^2 / tolerance^2, which counts the spread between models as well as their mean, averaged with the
-    epoch before and after.
+    (change of accuracy)^2 / tolerance^2, which counts the spread between models as well as their mean, averaged with
+    the epoch before and after.
 
     Args:
         networks: reference models that still exist, by their row in ``phi`` and ``members``.
