@@ -48,8 +48,8 @@ def assign(rows: int, references: int, *, seed: int) -> NDArray[np.bool_]:
 def drawn(seed: int, *key: int) -> np.random.Generator:
     """A generator of its own for each key, and unlike the one that the seed alone gives.
 
-    ``default_rng([seed, 0])`` is ``default_rng(seed)``: a caller who splits the images with the same seed would have the
-    first pair of references trained on exactly its training images and its controls.
+    ``default_rng([seed, 0])`` is ``default_rng(seed)``: a caller who splits the images with the same seed would have
+    the first pair of references trained on exactly its training images and its controls.
     """
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
