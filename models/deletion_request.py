@@ -70,7 +70,7 @@ def _status() -> ColumnElement[str]:
     request = DeletionRequest
 
     def some(*states: ErasureStatus) -> ColumnElement[bool]:
-        return exists().where(Erasure.request_id == request.id, Erasure.status.in_(states))
+        return exists().where(Erasure.request_id == request.id, Erasure.status.in_(states)).correlate(request)
 
     ended_well = some(ErasureStatus.DONE, ErasureStatus.NOT_APPLICABLE)
     controls_wait = and_(request.has_controls, request.controls_erased_at.is_(None))

@@ -37,7 +37,7 @@ def run_demo(console: Console, data: Path, seed: int | None) -> int:
     started = time.monotonic()
     try:
         _fresh_folder(data)
-        settings = Settings(data_dir=data, seed=DEMO.seed if seed is None else seed, heartbeat_seconds=5)
+        settings = Settings(data_dir=data, seed=DEMO.seed if seed is None else seed, heartbeat_seconds=5, threads=1)
         schema.upgrade(settings)
         secrets = _keys(settings)
         console.print(f"[bold]AMUN demo[/bold] in {data}, seed {settings.seed}")

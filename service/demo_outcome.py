@@ -1,0 +1,56 @@
+"""What the demo prints of a report: before, after and retrained side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+MODELS = ("before", "after", "retrained")
+ACCURACIES = (("forget", "forget images"), ("retained", "retained images"), ("controls", "control images"))
+
+
+def print_outcome(console: Console, document: dict[str, Any]) -> bool:
+    """Print the tables of a report document; True where the new version's verdict is `pass`."""
+    audits = {name: document["audit"][name] for name in MODELS if document["audit"].get(name)}
+    utilities = {name: document["utility"][name] for name in audits}
+    table = Table(title="before and after unlearning, and retrained without the forget set")
+    table.add_column("")
+    for name in audits:
+        table.add_column(name, justify="right")
+    for key, title in ACCURACIES:
+        table.add_row(f"accuracy on {title}", *(f"{100 * utilities[name][key]:.1f} %" for name in audits))
+    table.add_section()
+    for statistic in [entry["name"] for entry in audits["after"]["estimates"]]:
+        table.add_row(_title(statistic), *(_interval(audits[name], statistic) for name in audits))
+    table.add_section()
+    table.add_row("verdict", *(f"[bold]{audit['verdict']}[/bold]" for audit in audits.values()))
+    console.print(table)
+    console.print("AUCs of attacks on the forget set against never-trained controls, with 95% intervals; 0.5: not told apart.")
+    console.print("loss: its level for never-trained models on these images is " + _null(audits["after"]))
+    verdict = audits["after"]["verdict"]
+    if verdict != "pass":
+        console.print(f"[red]The verdict is {verdict}, not pass: the new version is quarantined.[/red]")
+        for reason in audits["after"]["reasons"]:
+            console.print(f"  {reason}", soft_wrap=True)
+    return bool(verdict == "pass")
+
+
+def _title(statistic: str) -> str:
+    return "R, remaining membership (0: none)" if statistic == "membership" else f"AUC {statistic}"
+
+
+def _interval(audit: dict[str, Any], statistic: str) -> str:
+    for entry in audit["estimates"]:
+        if entry["name"] == statistic:
+            value = entry["estimate"] if entry["auc"] is None else entry["auc"]
+            shift = value - entry["estimate"]
+            mark = " [red]![/red]" if entry["bad"] else ""
+            return f"{value:.3f} ({entry['low'] + shift:.3f}, {entry['high'] + shift:.3f}){mark}"
+    return "-"
+
+
+def _null(audit: dict[str, Any]) -> str:
+    level = audit["loss_null"]
+    return f"{level:.3f}." if level is not None else "not known."
