@@ -1,0 +1,40 @@
+"""The report as a PDF/A-3b by typst, from the document alone; the same document gives the same bytes."""
+
+from __future__ import annotations
+
+import tempfile
+from datetime import datetime
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import typst
+
+from worker.report import plots
+from worker.report.document import dumps
+
+TEMPLATE = "report.typ"
+
+
+def render_pdf(document: dict[str, Any], out: Path) -> None:
+    """Write the PDF of a document to ``out``. Fonts are those that typst carries, so that every host draws the same."""
+    audit = document["audit"]
+    with tempfile.TemporaryDirectory(prefix="amun-report-") as name:
+        folder = Path(name)
+        (folder / TEMPLATE).write_bytes(files("worker.report").joinpath(TEMPLATE).read_bytes())
+        (folder / "document.json").write_bytes(dumps(document))
+        drawn = "no"
+        if any(audit[model]["scores"].get("z") for model in plots.MODELS if model in audit):
+            drawn = "yes"
+            (folder / "roc.svg").write_bytes(plots.roc(audit))
+            (folder / "histograms.svg").write_bytes(plots.histograms(audit))
+            (folder / "difficulty.svg").write_bytes(plots.by_difficulty(audit))
+        typst.compile(
+            folder / TEMPLATE,
+            output=out,
+            root=folder,
+            ignore_system_fonts=True,
+            sys_inputs={"plots": drawn},
+            pdf_standards="a-3b",
+            timestamp=datetime.fromisoformat(document["document"]["issued_at"]),
+        )

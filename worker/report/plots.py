@@ -1,0 +1,91 @@
+"""Plots of an audit, read from the document alone: the same document gives the same bytes."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from sklearn.metrics import roc_curve
+
+Json = dict[str, Any]
+
+MODELS = ("before", "after", "retrained")
+# Okabe and Ito's colours, which colour-blind readers can tell apart.
+COLOURS = {"before": "#D55E00", "after": "#0072B2", "retrained": "#009E73", "forget": "#CC79A7", "controls": "#999999"}
+DASHES = {"before": "--", "after": "-", "retrained": ":"}
+STYLE = {"svg.hashsalt": "amun", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+WIDTH = 6.7  # inches: the text width of an A4 page
+
+
+def roc(audit: Json) -> bytes:
+    """ROC of z on logarithmic axes, where an attacker with few false alarms lives."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
+        axes = figure.subplots()
+        least = 1.0
+        for name in _present(audit):
+            scores = audit[name]["scores"]["z"]
+            truth = [1] * len(scores["forget"]) + [0] * len(scores["controls"])
+            false, true, _ = roc_curve(truth, [*scores["forget"], *scores["controls"]], drop_intermediate=False)
+            least = min(least, 1 / len(scores["controls"]), 1 / len(scores["forget"]))
+            axes.plot(np.maximum(false, least), np.maximum(true, least), DASHES[name], color=COLOURS[name], label=name)
+        axes.plot([least, 1], [least, 1], color="#BBBBBB", linewidth=0.8, label="guessing")
+        axes.set(xscale="log", yscale="log", xlim=(least, 1.05), ylim=(least, 1.05))
+        axes.set_xlabel("false positive rate (controls called members)")
+        axes.set_ylabel("true positive rate")
+        axes.legend(loc="lower right", frameon=False)
+        return _svg(figure)
+
+
+def histograms(audit: Json) -> bytes:
+    """z of forget samples against audit controls, a panel for each model."""
+    with matplotlib.rc_context(STYLE):
+        names = _present(audit)
+        figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
+        panels = figure.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
+        values = [value for name in names for group in audit[name]["scores"]["z"].values() for value in group]
+        bins = np.linspace(*np.quantile(values, [0.005, 0.995]), 31)
+        for axes, name in zip(panels, names, strict=True):
+            for group in ("controls", "forget"):
+                shown = np.clip(audit[name]["scores"]["z"][group], bins[0], bins[-1])
+                axes.hist(shown, bins, density=True, histtype="stepfilled", alpha=0.55, color=COLOURS[group], label=group)
+            axes.set_title(name)
+            axes.set_xlabel("z (higher: more like a member)")
+        panels[0].set_ylabel("density")
+        panels[-1].legend(frameon=False)
+        return _svg(figure)
+
+
+def by_difficulty(audit: Json) -> bytes:
+    """z of each forget sample and control against how hard its image is."""
+    with matplotlib.rc_context(STYLE):
+        names = _present(audit)
+        figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
+        panels = figure.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
+        for axes, name in zip(panels, names, strict=True):
+            _scatter(axes, audit[name]["scores"])
+            axes.set_title(name)
+            axes.set_xlabel("easier →")
+        panels[0].set_ylabel("z")
+        panels[-1].legend(frameon=False, markerscale=2)
+        return _svg(figure)
+
+
+def _scatter(axes: Axes, scores: Json) -> None:
+    for group, size in (("controls", 4), ("forget", 6)):
+        axes.scatter(scores["difficulty"][group], scores["z"][group], size, color=COLOURS[group], linewidths=0, label=group)
+    axes.axhline(0, color="#BBBBBB", linewidth=0.8)
+
+
+def _present(audit: Json) -> list[str]:
+    return [name for name in MODELS if name in audit and audit[name]["scores"].get("z")]
+
+
+def _svg(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
