@@ -7,7 +7,18 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ColumnElement, ForeignKey, Index, LargeBinary, String, UniqueConstraint, and_, case, exists, literal
+from sqlalchemy import (
+    ColumnElement,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    String,
+    UniqueConstraint,
+    and_,
+    case,
+    exists,
+    literal,
+)
 from sqlalchemy.orm import Mapped, column_property, mapped_column
 
 from models.base import Base, new_id, now
@@ -95,4 +106,4 @@ def _status() -> ColumnElement[str]:
     )
 
 
-DeletionRequest.status = column_property(_status(), deferred=False)  # type: ignore[attr-defined]
+DeletionRequest.status = column_property(_status(), deferred=False)

@@ -48,9 +48,7 @@ class Erasure(Base):
             {ErasureStatus.DONE, ErasureStatus.OPEN, ErasureStatus.NOT_APPLICABLE}
         ),
         ErasureStatus.FAILED: frozenset({ErasureStatus.OPEN, ErasureStatus.NOT_APPLICABLE}),
-        ErasureStatus.ON_HOLD: frozenset(
-            {ErasureStatus.OPEN, ErasureStatus.CANCELLED, ErasureStatus.NOT_APPLICABLE}
-        ),
+        ErasureStatus.ON_HOLD: frozenset({ErasureStatus.OPEN, ErasureStatus.CANCELLED, ErasureStatus.NOT_APPLICABLE}),
         ErasureStatus.DONE: frozenset(),
         ErasureStatus.CANCELLED: frozenset(),
         ErasureStatus.NOT_APPLICABLE: frozenset(),
@@ -59,9 +57,7 @@ class Erasure(Base):
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     request_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("deletion_requests.id"))
     model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id"))
-    status: Mapped[ErasureStatus] = mapped_column(
-        status_type(ErasureStatus, "status"), default=ErasureStatus.OPEN
-    )
+    status: Mapped[ErasureStatus] = mapped_column(status_type(ErasureStatus, "status"), default=ErasureStatus.OPEN)
     job_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("jobs.id"), index=True)
     version_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("model_versions.id"))  # its evidence
     reason: Mapped[str | None] = mapped_column(Text)

@@ -17,7 +17,7 @@ from models.training_set import Sample, Split
 def lineage(session: Session, version: ModelVersion) -> list[uuid.UUID]:
     """The version's id and those of all its ancestors."""
     query = select(ModelVersion.id, ModelVersion.parent_id).where(ModelVersion.model_id == version.model_id)
-    parents = {made: parent for made, parent in session.execute(query)}
+    parents = {made: parent for made, parent in session.execute(query)}  # noqa: C416 - rows, not pairs, to mypy
     found: list[uuid.UUID] = []
     current: uuid.UUID | None = version.id
     while current is not None:

@@ -115,8 +115,6 @@ def _end(session: Session, job: Job, token: int, target: JobStatus, error: dict[
 
 def _fail_owner(session: Session, job: Job, error: dict[str, Any]) -> None:
     if job.kind is JobKind.REGISTER:
-        advance(
-            session, TrainingSet, TrainingSet.id == job.training_set_id, TrainingSetStatus.FAILED, error=error
-        )
+        advance(session, TrainingSet, TrainingSet.id == job.training_set_id, TrainingSetStatus.FAILED, error=error)
     elif job.kind is JobKind.TRAIN:
         advance(session, Model, Model.id == job.model_id, ModelStatus.FAILED, error=error)

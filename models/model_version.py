@@ -48,9 +48,7 @@ class ModelVersion(Base):
     number: Mapped[int]
     parent_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("model_versions.id"))
     job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id"))
-    status: Mapped[VersionStatus] = mapped_column(
-        status_type(VersionStatus, "status"), default=VersionStatus.CANDIDATE
-    )
+    status: Mapped[VersionStatus] = mapped_column(status_type(VersionStatus, "status"), default=VersionStatus.CANDIDATE)
     path: Mapped[str] = mapped_column(String(255))  # relative to the data folder
     sha256: Mapped[str] = mapped_column(String(64))
     size: Mapped[int] = mapped_column(BigInteger)

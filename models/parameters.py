@@ -94,7 +94,10 @@ class Policy(Parameters):
     audit: AuditRule = AuditRule()
     compare_retrained: bool = Field(default=False, description="Also retrain from the recipe, to print it beside.")
     approval_share: float = Field(
-        default=0.5, gt=0, le=1, description="Requests for more than this share of the training images wait for approval."
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Requests for more than this share of the training images wait for approval.",
     )
 
     @model_validator(mode="after")

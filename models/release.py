@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -15,19 +17,15 @@ from models.moves import advance
 def released_version(session: Session, model: Model) -> ModelVersion | None:
     """The version that is served, or None while the model is training, withdrawn or failed."""
     return session.scalars(
-        select(ModelVersion).where(
-            ModelVersion.model_id == model.id, ModelVersion.status == VersionStatus.RELEASED
-        )
+        select(ModelVersion).where(ModelVersion.model_id == model.id, ModelVersion.status == VersionStatus.RELEASED)
     ).one_or_none()
 
 
 def release(session: Session, model: Model, version: ModelVersion, *, actor: str, reason: str | None) -> bool:
     """Serve ``version`` from the commit on; what was served before is superseded. False: it may not be released now."""
     of_model = ModelVersion.model_id == model.id
-    advance(
-        session, ModelVersion, of_model, VersionStatus.SUPERSEDED, only_from=[VersionStatus.RELEASED]
-    )
-    values = {"released_at": now()} | ({"reason": reason} if reason is not None else {})
+    advance(session, ModelVersion, of_model, VersionStatus.SUPERSEDED, only_from=[VersionStatus.RELEASED])
+    values: dict[str, Any] = {"released_at": now()} | ({"reason": reason} if reason is not None else {})
     if not advance(session, ModelVersion, ModelVersion.id == version.id, VersionStatus.RELEASED, **values):
         return False
     advance(session, Model, Model.id == model.id, ModelStatus.READY, only_from=[ModelStatus.WITHDRAWN])

@@ -17,21 +17,31 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="AMUN_", extra="ignore", frozen=True)
 
-    data_dir: Path = Field(default=Path("amun-data"), description="Arrays, checkpoints, reports and, embedded, the database.")
+    data_dir: Path = Field(
+        default=Path("amun-data"), description="Arrays, checkpoints, reports and, embedded, the database."
+    )
     database_url: str | None = Field(default=None, description="SQLAlchemy URL; default: SQLite in the data folder.")
     broker_url: str | None = Field(default=None, description="redis://… ; default: a folder inside the data folder.")
     secrets_dir: Path | None = Field(default=None, description="Keys, mode 0600; default: secrets/ in the data folder.")
     import_root: Path | None = Field(default=None, description="Folder sources are read from; none: only builtin sets.")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int | None = Field(default=None, ge=1, description="Torch threads of a job; default: torch's own choice.")
-    pipeline: str | None = Field(default=None, description="Command of the child that runs a job; default: worker.pipeline.")
-    seed: int | None = Field(default=None, ge=0, description="Makes the seeds of jobs repeatable; default: drawn at random.")
-    issuer: str = Field(default="not configured (set AMUN_ISSUER)", description="Controller named in reports, and contact.")
+    pipeline: str | None = Field(
+        default=None, description="Command of the child that runs a job; default: worker.pipeline."
+    )
+    seed: int | None = Field(
+        default=None, ge=0, description="Makes the seeds of jobs repeatable; default: drawn at random."
+    )
+    issuer: str = Field(
+        default="not configured (set AMUN_ISSUER)", description="Controller named in reports, and contact."
+    )
 
     lease_seconds: float = Field(default=45, gt=0)
     heartbeat_seconds: float = Field(default=10, gt=0)
     dispatch_seconds: float = Field(default=1, gt=0, description="Pause between two rounds of the dispatcher.")
-    job_limit_seconds: float = Field(default=24 * 3600, gt=0, description="A job that runs longer is stopped and fails.")
+    job_limit_seconds: float = Field(
+        default=24 * 3600, gt=0, description="A job that runs longer is stopped and fails."
+    )
     body_limit: int = Field(default=1024 * 1024, gt=0, description="Bytes of a request body.")
 
     @field_validator("data_dir", "secrets_dir", "import_root")

@@ -20,7 +20,9 @@ from service import schema, security
 from service.demo import run_demo
 from service.embedded import DidNotStart, Embedded
 
-app = typer.Typer(no_args_is_help=True, help="Machine unlearning with a measured audit.", pretty_exceptions_enable=False)
+app = typer.Typer(
+    no_args_is_help=True, help="Machine unlearning with a measured audit.", pretty_exceptions_enable=False
+)
 keys = typer.Typer(no_args_is_help=True, help="API keys. A key is shown once, when it is made.")
 app.add_typer(keys, name="keys")
 console = Console(highlight=False)
@@ -101,7 +103,9 @@ def keys_list(data: DataDir = None) -> None:
 
 
 @keys.command("revoke")
-def keys_revoke(key_id: Annotated[str, typer.Argument(help="As `amun keys list` shows it.")], data: DataDir = None) -> None:
+def keys_revoke(
+    key_id: Annotated[str, typer.Argument(help="As `amun keys list` shows it.")], data: DataDir = None
+) -> None:
     """Refuse a key from now on."""
     with _database(_settings(data)).write() as session:
         key = session.get(ApiKey, key_id)

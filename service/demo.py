@@ -129,7 +129,9 @@ def _main_job(console: Console, embedded: Embedded, secrets: dict[Role, str], da
         console.print(f"{name}: {phases}")
     passed = print_outcome(console, document)
     console.print(f"The request is now [bold]{final['status']}[/bold].")
-    console.print(f"report for people:   {data / 'report.pdf'}\nreport for machines: {data / 'report.json'}", soft_wrap=True)
+    console.print(
+        f"report for people:   {data / 'report.pdf'}\nreport for machines: {data / 'report.json'}", soft_wrap=True
+    )
     return passed
 
 
@@ -153,9 +155,7 @@ def _post(
     return dict(answer.json())
 
 
-def _follow(
-    progress: Progress, embedded: Embedded, operator: httpx.Client, job_id: str, title: str
-) -> dict[str, Any]:
+def _follow(progress: Progress, embedded: Embedded, operator: httpx.Client, job_id: str, title: str) -> dict[str, Any]:
     """Show the job's progress until it ends; returns its last state. Raises DemoFailed where it did not succeed."""
     bar = progress.add_task(title, total=1.0, doing="queued")
     while True:
@@ -163,9 +163,7 @@ def _follow(
         job: dict[str, Any] = operator.get(f"/v1/jobs/{job_id}").json()
         doing = " ".join(filter(None, [job["phase"] or job["status"], job["step"]]))
         eta = job["eta_seconds"]
-        progress.update(
-            bar, completed=job["progress"], doing=doing + (f", {eta:.0f} s left" if eta else "")
-        )
+        progress.update(bar, completed=job["progress"], doing=doing + (f", {eta:.0f} s left" if eta else ""))
         if job["status"] == "succeeded":
             return job
         if job["status"] in ("failed", "cancelled"):

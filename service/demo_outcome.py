@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.table import Table
 
 MODELS = ("before", "after", "retrained")
-ACCURACIES = (("forget", "forget images"), ("retained", "retained images"), ("controls", "control images"))
+ACCURACIES = (("forget", "accuracy, forget"), ("retained", "accuracy, retained"), ("controls", "accuracy, controls"))
 
 
 def print_outcome(console: Console, document: dict[str, Any]) -> bool:
@@ -20,15 +20,19 @@ def print_outcome(console: Console, document: dict[str, Any]) -> bool:
     for name in audits:
         table.add_column(name, justify="right")
     for key, title in ACCURACIES:
-        table.add_row(f"accuracy on {title}", *(f"{100 * utilities[name][key]:.1f} %" for name in audits))
+        table.add_row(title, *(f"{100 * utilities[name][key]:.1f} %" for name in audits))
     table.add_section()
     for statistic in [entry["name"] for entry in audits["after"]["estimates"]]:
         table.add_row(_title(statistic), *(_interval(audits[name], statistic) for name in audits))
     table.add_section()
     table.add_row("verdict", *(f"[bold]{audit['verdict']}[/bold]" for audit in audits.values()))
     console.print(table)
-    console.print("AUCs of attacks on the forget set against never-trained controls, with 95% intervals; 0.5: not told apart.")
-    console.print("loss: its level for never-trained models on these images is " + _null(audits["after"]))
+    console.print(
+        "AUC of each attack on forget images against never-trained controls, with its 95% interval: 0.5 is not told apart, "
+        f"for loss {_null(audits['after'])}. R is the remaining membership: 1 a member, 0 never trained. "
+        "! marks what the verdict rule finds significant and outside its tolerance.",
+        soft_wrap=False,
+    )
     verdict = audits["after"]["verdict"]
     if verdict != "pass":
         console.print(f"[red]The verdict is {verdict}, not pass: the new version is quarantined.[/red]")
@@ -38,7 +42,7 @@ def print_outcome(console: Console, document: dict[str, Any]) -> bool:
 
 
 def _title(statistic: str) -> str:
-    return "R, remaining membership (0: none)" if statistic == "membership" else f"AUC {statistic}"
+    return "R, remaining" if statistic == "membership" else f"AUC {statistic}"
 
 
 def _interval(audit: dict[str, Any], statistic: str) -> str:
@@ -47,10 +51,10 @@ def _interval(audit: dict[str, Any], statistic: str) -> str:
             value = entry["estimate"] if entry["auc"] is None else entry["auc"]
             shift = value - entry["estimate"]
             mark = " [red]![/red]" if entry["bad"] else ""
-            return f"{value:.3f} ({entry['low'] + shift:.3f}, {entry['high'] + shift:.3f}){mark}"
+            return f"{value:.2f} ({entry['low'] + shift:.2f}, {entry['high'] + shift:.2f}){mark}"
     return "-"
 
 
 def _null(audit: dict[str, Any]) -> str:
     level = audit["loss_null"]
-    return f"{level:.3f}." if level is not None else "not known."
+    return f"{level:.3f}" if level is not None else "not known"

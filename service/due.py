@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 
 
-class UnknownRegulation(ValueError):  # noqa: N818
+class UnknownRegulation(ValueError):
     """No period is known for this regulation."""
 
 

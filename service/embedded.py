@@ -49,7 +49,21 @@ def api_command(host: str, port: int) -> list[str]:
 
 
 def worker_command() -> list[str]:
-    work = ["-m", "celery", "-A", "worker.tasks", "worker", "-P", "prefork", "-c", "1", "-Q", QUEUE, "--loglevel", "INFO"]
+    work = [
+        "-m",
+        "celery",
+        "-A",
+        "worker.tasks",
+        "worker",
+        "-P",
+        "prefork",
+        "-c",
+        "1",
+        "-Q",
+        QUEUE,
+        "--loglevel",
+        "INFO",
+    ]
     return [sys.executable, *work, "--without-gossip", "--without-mingle", "--without-heartbeat"]
 
 
@@ -109,7 +123,7 @@ class Embedded:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,  # Ctrl-C reaches this command alone, which then stops them in order
-                preexec_fn=_die_with_parent,  # noqa: PLW1509 - before any thread of ours exists
+                preexec_fn=_die_with_parent,
             )
 
     def _wait_ready(self) -> None:

@@ -43,7 +43,7 @@ def pointer(*parts: object) -> str:
     return "#" + "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in parts)
 
 
-class Problem(Exception):  # noqa: N818 - the name that RFC 9457 gives it
+class Problem(Exception):
     """An error that is the caller's to read: ``detail`` says what the caller can do."""
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR

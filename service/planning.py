@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from sqlalchemy import and_, exists, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -44,7 +44,7 @@ def plan(database: Database, settings: Settings) -> int:
     return planned
 
 
-def _plannable() -> object:
+def _plannable() -> ColumnElement[bool]:
     approved = or_(DeletionRequest.approval_required.is_(False), DeletionRequest.approved_at.is_not(None))
     return and_(
         Erasure.status == ErasureStatus.OPEN,
@@ -63,7 +63,7 @@ def _plan_model(session: Session, settings: Settings, model_id: uuid.UUID) -> in
     model = session.scalars(select(Model).where(Model.id == model_id).with_for_update()).one()
     open_erasures = list(
         session.scalars(
-            select(Erasure.id).join(Model).where(Erasure.model_id == model_id, _plannable()).order_by(Erasure.id)  # type: ignore[arg-type]
+            select(Erasure.id).join(Model).where(Erasure.model_id == model_id, _plannable()).order_by(Erasure.id)
         )
     )
     remaining = _finish_forgotten(session, model, open_erasures)
@@ -99,9 +99,7 @@ def _finish_forgotten(session: Session, model: Model, erasures: list[uuid.UUID])
             advance(
                 session, Erasure, Erasure.id == erasure, ErasureStatus.DONE, version_id=version.id, finished_at=now()
             )
-            record_event(
-                session, "erasure.already_forgotten", "erasure", erasure, ACTOR, version=version.number
-            )
+            record_event(session, "erasure.already_forgotten", "erasure", erasure, ACTOR, version=version.number)
         else:
             rest.append(erasure)
     return rest

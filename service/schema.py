@@ -41,7 +41,9 @@ def check(database: Database) -> None:
     """Raises WrongSchema, naming both revisions, unless the database is at this release's head."""
     found, wanted = current_revision(database), expected_revision()
     if found != wanted:
-        raise WrongSchema(f"the database is at {found or 'no revision'}, this release needs {wanted}: run `amun migrate`")
+        raise WrongSchema(
+            f"the database is at {found or 'no revision'}, this release needs {wanted}: run `amun migrate`"
+        )
 
 
 def upgrade(settings: Settings) -> Path | None:

@@ -39,9 +39,7 @@ def expired_leases(database: Database) -> int:
     """Give jobs whose lease ran out back to the queue, or fail them at the third attempt; returns how many."""
     with database.read() as session:
         at = current_time(session)
-        lost = list(
-            session.scalars(select(Job).where(Job.status == JobStatus.RUNNING, Job.lease_expires_at < at))
-        )
+        lost = list(session.scalars(select(Job).where(Job.status == JobStatus.RUNNING, Job.lease_expires_at < at)))
     swept = 0
     for job in lost:
         with database.write() as session:
@@ -51,13 +49,9 @@ def expired_leases(database: Database) -> int:
                 continue
             if fresh.attempts >= MAX_ATTEMPTS:
                 detail = f"its worker was lost {fresh.attempts} times; the last was {fresh.worker}"
-                swept += lifecycle.fail(
-                    session, fresh, job.token, actor=ACTOR, code="worker_lost", detail=detail
-                )
+                swept += lifecycle.fail(session, fresh, job.token, actor=ACTOR, code="worker_lost", detail=detail)
             else:
-                swept += lifecycle.requeue(
-                    session, fresh, job.token, actor=ACTOR, reason="lease expired", counted=True
-                )
+                swept += lifecycle.requeue(session, fresh, job.token, actor=ACTOR, reason="lease expired", counted=True)
     return swept
 
 
@@ -96,9 +90,7 @@ def erase_controls(database: Database, settings: Settings) -> int:
                 .where(DeletionRequest.id == request.id)
                 .values(controls_erased_at=current_time(session))
             )
-            record_event(
-                session, "controls.erased", "deletion_request", request.id, ACTOR, samples=len(indices)
-            )
+            record_event(session, "controls.erased", "deletion_request", request.id, ACTOR, samples=len(indices))
         done += 1
     return done
 
@@ -122,9 +114,7 @@ def _bury_controls(session: Session, settings: Settings, request: DeletionReques
         if sample.erased_at is not None:
             continue
         for digest in suppression_digests(key, sample):
-            session.merge(
-                Suppression(training_set_id=sample.training_set_id, digest=digest, sample_index=sample.index)
-            )
+            session.merge(Suppression(training_set_id=sample.training_set_id, digest=digest, sample_index=sample.index))
         sample.key = sample.sha256 = sample.file_sha256 = sample.subject = None
         sample.erased_at = at
     return [sample.index for sample in controls]
@@ -132,9 +122,7 @@ def _bury_controls(session: Session, settings: Settings, request: DeletionReques
 
 def _set_is_in_use(session: Session, training_set_id: uuid.UUID) -> bool:
     return bool(
-        session.scalar(
-            select(exists().where(Job.training_set_id == training_set_id, Job.status == JobStatus.RUNNING))
-        )
+        session.scalar(select(exists().where(Job.training_set_id == training_set_id, Job.status == JobStatus.RUNNING)))
     )
 
 

@@ -19,7 +19,9 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 
 
 def test_the_front_end_loads_no_torch_numpy_or_pillow() -> None:
-    probe = "import sys, service.app, service.dispatcher; print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
+    probe = (
+        "import sys, service.app, service.dispatcher; print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
 
@@ -35,7 +37,9 @@ def test_the_task_that_holds_rows_loads_no_torch(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", ["worker.pipeline", "worker.unlearning.networks", "worker.plan"])
 def test_what_runs_on_a_bare_gpu_machine_needs_no_database_or_broker(module: str) -> None:
-    probe = f"import sys, {module}; print([m for m in ('sqlalchemy', 'celery', 'pydantic', 'fastapi') if m in sys.modules])"
+    probe = (
+        f"import sys, {module}; print([m for m in ('sqlalchemy', 'celery', 'pydantic', 'fastapi') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "[]"
 

@@ -64,9 +64,7 @@ def _claim(session: Session, settings: Settings, job_id: uuid.UUID, worker: str)
         return None
     session.refresh(job)
     advance(session, Erasure, Erasure.job_id == job_id, ErasureStatus.RUNNING, only_from=[ErasureStatus.OPEN])
-    record_event(
-        session, "job.started", "job", job_id, f"worker:{worker}", attempt=job.attempts, token=job.token
-    )
+    record_event(session, "job.started", "job", job_id, f"worker:{worker}", attempt=job.attempts, token=job.token)
     return Claim(job, job.token, worker)
 
 

@@ -187,9 +187,7 @@ def _sample_rows(training_set_id: uuid.UUID, lines: Any) -> Iterator[dict[str, A
         }
 
 
-def _train(
-    session: Session, taken: Claim, relative: str, files: dict[str, OutputFile], result: Result
-) -> None:
+def _train(session: Session, taken: Claim, relative: str, files: dict[str, OutputFile], result: Result) -> None:
     model = session.get_one(Model, taken.job.model_id)
     version = _version(taken, relative, files[CHECKPOINT], parent=None, verdict=None)
     session.add(version)
@@ -205,9 +203,7 @@ def _train(
     )
 
 
-def _unlearn(
-    session: Session, taken: Claim, relative: str, files: dict[str, OutputFile], result: Result
-) -> None:
+def _unlearn(session: Session, taken: Claim, relative: str, files: dict[str, OutputFile], result: Result) -> None:
     model = session.get_one(Model, taken.job.model_id)
     verdict = _outcome(result)["after"]["audit"]["verdict"]
     parent = released_version(session, model)

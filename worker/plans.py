@@ -127,9 +127,7 @@ def forgetting(session: Session, job: Job) -> list[Any]:
     """Erasures that a job serves: its own, and those whose quarantined version it may replace."""
     own = session.scalars(select(Erasure.id).where(Erasure.job_id == job.id, Erasure.status == ErasureStatus.RUNNING))
     waiting = session.scalars(
-        select(Erasure.id).where(
-            Erasure.model_id == job.model_id, Erasure.status == ErasureStatus.AWAITING_RELEASE
-        )
+        select(Erasure.id).where(Erasure.model_id == job.model_id, Erasure.status == ErasureStatus.AWAITING_RELEASE)
     )
     return [*own, *waiting]
 

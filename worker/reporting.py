@@ -42,9 +42,7 @@ def write_report(
     return {name: _described(folder / name) for name in (REPORT_JSON, REPORT_PDF)}
 
 
-def gather(
-    session: Session, settings: Settings, taken: Claim, plan: UnlearnPlan, result: Result
-) -> dict[str, Any]:
+def gather(session: Session, settings: Settings, taken: Claim, plan: UnlearnPlan, result: Result) -> dict[str, Any]:
     """What the rows know of a job that is about to finish. Samples appear as keyed references only."""
     job = taken.job
     model = session.get_one(Model, job.model_id)

@@ -53,9 +53,7 @@ def test_a_deletion_request_becomes_a_new_audited_version(
 ) -> None:
     service.trained(operator)
     first = application.get("/v1/models/digits-cnn/checkpoint")
-    control = operator.post(
-        "/v1/training-sets/digits/samples/search", json={"samples": [{"key": "control/00000"}]}
-    )
+    control = operator.post("/v1/training-sets/digits/samples/search", json={"samples": [{"key": "control/00000"}]})
     assert control.status_code == 200, control.text
     request = requested(application, [*FORGET, FORGET[0], {"key": "control/00000"}])
     outcomes = [selector["outcome"] for selector in request["samples"]]

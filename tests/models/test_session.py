@@ -51,7 +51,7 @@ def test_times_come_back_aware_and_in_utc(database: Database) -> None:
 
 def test_a_naive_time_is_refused(database: Database) -> None:
     with pytest.raises(StatementError, match="naive datetime"), database.write() as session:
-        session.add(Lease(name="x", holder="y", expires_at=datetime(2026, 1, 1)))  # noqa: DTZ001
+        session.add(Lease(name="x", holder="y", expires_at=datetime(2026, 1, 1)))
 
 
 def test_an_error_of_the_database_does_not_carry_parameters(database: Database) -> None:

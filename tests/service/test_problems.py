@@ -129,7 +129,7 @@ def test_an_unexpected_error_is_logged_under_its_trace_id_and_shows_no_inside(
 
     @app.get("/broken")
     def broken() -> None:
-        password = "swordfish"  # noqa: S105
+        password = "swordfish"
         raise RuntimeError(f"a wheel came off{password[:0]}")
 
     with TestClient(app) as client:

@@ -132,4 +132,9 @@ def _audit(audit: Json, references: dict[int, str]) -> Json:
 def _finding(outcome: Json) -> Json:
     after = outcome["after"]["audit"]
     notes = [] if outcome["detectable_before"] else [UNDETECTED]
-    return {"verdict": after["verdict"], "words": FINDINGS[after["verdict"]], "notes": notes, "reasons": after["reasons"]}
+    return {
+        "verdict": after["verdict"],
+        "words": FINDINGS[after["verdict"]],
+        "notes": notes,
+        "reasons": after["reasons"],
+    }

@@ -17,14 +17,20 @@ MODELS = ("before", "after", "retrained")
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = {"before": "#D55E00", "after": "#0072B2", "retrained": "#009E73", "forget": "#CC79A7", "controls": "#999999"}
 DASHES = {"before": "--", "after": "-", "retrained": ":"}
-STYLE = {"svg.hashsalt": "amun", "svg.fonttype": "path", "font.size": 9, "axes.spines.top": False, "axes.spines.right": False}
+STYLE: Any = {
+    "svg.hashsalt": "amun",
+    "svg.fonttype": "path",
+    "font.size": 9,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
 WIDTH = 6.7  # inches: the text width of an A4 page
 
 
 def roc(audit: Json) -> bytes:
     """ROC of z on logarithmic axes, where an attacker with few false alarms lives."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.3), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
         axes = figure.subplots()
         least = 1.0
         for name in _present(audit):
@@ -45,18 +51,20 @@ def histograms(audit: Json) -> bytes:
     """z of forget samples against audit controls, a panel for each model."""
     with matplotlib.rc_context(STYLE):
         names = _present(audit)
-        figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 2.2), layout="constrained")
         panels = figure.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
         values = [value for name in names for group in audit[name]["scores"]["z"].values() for value in group]
-        bins = np.linspace(*np.quantile(values, [0.005, 0.995]), 31)
+        bins = np.linspace(np.quantile(values, 0.005), np.quantile(values, 0.995), 31)
         for axes, name in zip(panels, names, strict=True):
             for group in ("controls", "forget"):
                 shown = np.clip(audit[name]["scores"]["z"][group], bins[0], bins[-1])
-                axes.hist(shown, bins, density=True, histtype="stepfilled", alpha=0.55, color=COLOURS[group], label=group)
+                axes.hist(
+                    shown, bins, density=True, histtype="stepfilled", alpha=0.55, color=COLOURS[group], label=group
+                )
             axes.set_title(name)
             axes.set_xlabel("z (higher: more like a member)")
         panels[0].set_ylabel("density")
-        panels[-1].legend(frameon=False)
+        figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
         return _svg(figure)
 
 
@@ -64,20 +72,23 @@ def by_difficulty(audit: Json) -> bytes:
     """z of each forget sample and control against how hard its image is."""
     with matplotlib.rc_context(STYLE):
         names = _present(audit)
-        figure = Figure(figsize=(WIDTH, 2.3), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 2.2), layout="constrained")
         panels = figure.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
         for axes, name in zip(panels, names, strict=True):
             _scatter(axes, audit[name]["scores"])
             axes.set_title(name)
             axes.set_xlabel("easier →")
         panels[0].set_ylabel("z")
-        panels[-1].legend(frameon=False, markerscale=2)
+        legend = panels[0].get_legend_handles_labels()
+        figure.legend(*legend, loc="outside upper right", ncols=2, frameon=False, markerscale=2)
         return _svg(figure)
 
 
 def _scatter(axes: Axes, scores: Json) -> None:
     for group, size in (("controls", 4), ("forget", 6)):
-        axes.scatter(scores["difficulty"][group], scores["z"][group], size, color=COLOURS[group], linewidths=0, label=group)
+        axes.scatter(
+            scores["difficulty"][group], scores["z"][group], size, color=COLOURS[group], linewidths=0, label=group
+        )
     axes.axhline(0, color="#BBBBBB", linewidth=0.8)
 
 
