@@ -67,7 +67,7 @@ def main() -> None:
         print(summary_line(runs[-1]), flush=True)
     document = {
         "machine": machine(),
-        "case": DEMO.model_dump(mode="json"),
+        "case": DEMO.model_dump(mode="json", exclude={"seed"}),
         "trained_on": len(labels) - round(DEMO.controls_share * len(labels)),
         "runs": runs,
     }

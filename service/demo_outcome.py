@@ -15,10 +15,10 @@ def print_outcome(console: Console, document: dict[str, Any]) -> bool:
     """Print the tables of a report document; True where the new version's verdict is `pass`."""
     audits = {name: document["audit"][name] for name in MODELS if document["audit"].get(name)}
     utilities = {name: document["utility"][name] for name in audits}
-    table = Table(title="before and after unlearning, and retrained without the forget set")
-    table.add_column("")
+    table = Table(title="before and after unlearning, and retrained without the forget set", padding=(0, 0))
+    table.add_column("", no_wrap=True)
     for name in audits:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for key, title in ACCURACIES:
         table.add_row(title, *(f"{100 * utilities[name][key]:.1f} %" for name in audits))
     table.add_section()
@@ -50,7 +50,7 @@ def _interval(audit: dict[str, Any], statistic: str) -> str:
         if entry["name"] == statistic:
             value = entry["estimate"] if entry["auc"] is None else entry["auc"]
             shift = value - entry["estimate"]
-            mark = " [red]![/red]" if entry["bad"] else ""
+            mark = "[red]![/red]" if entry["bad"] else " "
             return f"{value:.2f} ({entry['low'] + shift:.2f}, {entry['high'] + shift:.2f}){mark}"
     return "-"
 
