@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from models.deletion_request import RequestSample
 from models.erasure import Erasure, ErasureStatus
+from models.model import Model
 from models.model_version import ModelVersion
 from models.training_set import Sample, Split
 
@@ -53,6 +54,19 @@ def forgotten(session: Session, version: ModelVersion) -> set[int]:
             Erasure.model_id == version.model_id,
             Erasure.version_id.in_(made),
             Erasure.status.in_([ErasureStatus.DONE, ErasureStatus.AWAITING_RELEASE]),
+        )
+    )
+    return samples_of(session, erasures)
+
+
+def asked_to_forget(session: Session, training_set_id: uuid.UUID) -> set[int]:
+    """Training samples in any erasure, of any model of the set, that was not called off."""
+    erasures = session.scalars(
+        select(Erasure.id)
+        .join(Model, Model.id == Erasure.model_id)
+        .where(
+            Model.training_set_id == training_set_id,
+            Erasure.status.not_in([ErasureStatus.CANCELLED, ErasureStatus.NOT_APPLICABLE]),
         )
     )
     return samples_of(session, erasures)

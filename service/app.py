@@ -11,12 +11,12 @@ from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
+from models.log import configure_logging
 from models.secrets import API_KEY_PEPPER, SUPPRESSION, load_or_create
 from models.session import Database
 from models.settings import Settings, get_settings
 from service import errors, schema
 from service.body import BodyLimitMiddleware
-from service.log import configure_logging
 from service.routers import deletion_requests, health, jobs, models, reports, training_sets
 
 DESCRIPTION = """Makes trained image classifiers forget. An application posts a deletion request that names training

@@ -149,12 +149,8 @@ def orphaned_files(database: Database, settings: Settings) -> int:
     if not found:
         return 0
     with database.read() as session:  # after listing: a folder that appears later is not judged by older rows
-        attempts = {
-            f"{job_id}.{token}"
-            for job_id, token in session.execute(
-                select(Job.id, Job.token).where(Job.status == JobStatus.RUNNING)
-            ).tuples()
-        }
+        running = session.execute(select(Job.id, Job.token).where(Job.status == JobStatus.RUNNING))
+        attempts = {f"{row.id}.{row.token}" for row in running}
         named = _named_folders(session)
     removed = 0
     for folder in found:

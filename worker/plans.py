@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from models import holdings
+from models import artifacts, holdings
 from models.parameters import Network, Policy, Recipe
 from models.records import (
     DeletionRequest,
@@ -54,7 +54,7 @@ def _register(session: Session, settings: Settings, job: Job) -> plan.RegisterPl
     if source["kind"] == "folder":
         if settings.import_root is None:
             raise CannotPlan("plan_invalid", "folders cannot be read: this worker has no AMUN_IMPORT_ROOT")
-        path = str(settings.import_root / path)
+        path = str(settings.import_root.resolve() / path)
     return plan.RegisterPlan(
         source=plan.Source(kind=source["kind"], path=path),
         controls=plan.Controls(**training_set.controls),
@@ -67,11 +67,15 @@ def _train(session: Session, settings: Settings, job: Job, folder: Path) -> plan
     samples = _live_samples(session, model)
     policy = Policy.model_validate(model.policy)
     rehearsal = policy.rehearsal
+    live = {sample.index for sample in samples if sample.split is Split.TRAIN}
+    # A new model never learns what somebody asked any model of this set to forget.
+    train = live - holdings.asked_to_forget(session, model.training_set_id)
+    _need_space(settings, 3 * sum(map(_size, _array_files(settings, model.training_set))))
     return plan.TrainPlan(
         data=_data(settings, model.training_set, samples, folder),
         network=_network(model),
         recipe=_recipe(model),
-        train=[sample.index for sample in samples if sample.split is Split.TRAIN],
+        train=sorted(train),
         controls=[sample.index for sample in samples if sample.split is Split.CONTROL],
         references=policy.references,
         rehearsal=plan.RehearsalSpec(**rehearsal.model_dump()),
@@ -90,11 +94,15 @@ def _unlearn(session: Session, settings: Settings, job: Job, folder: Path) -> pl
     base = released_version(session, model)
     if base is None or model.training is None or model.folder is None:
         raise CannotPlan("plan_invalid", f"model {model.name} has no released version to start from")
+    _need_space(settings, 3 * base.size)
     named = holdings.samples_of(session, forgetting(session, job))
     live = {sample.index for sample in samples if sample.split is Split.TRAIN}
-    forget = sorted(named & live)
+    forget = sorted((named & live) - holdings.forgotten(session, base))
     if not forget:
-        raise CannotPlan("plan_invalid", "none of the requested samples is still part of the training set")
+        raise CannotPlan(
+            "plan_invalid",
+            "the released version was never trained on the requested samples, or has forgotten them",
+        )
     retain = sorted(live - holdings.claimed_for_erasure(session, model.id))
     controls = [sample.index for sample in samples if sample.split is Split.CONTROL]
     strength = nearest_strength(model.training["rehearsal"], len(forget))
@@ -130,6 +138,22 @@ def forgetting(session: Session, job: Job) -> list[Any]:
         select(Erasure.id).where(Erasure.model_id == job.model_id, Erasure.status == ErasureStatus.AWAITING_RELEASE)
     )
     return [*own, *waiting]
+
+
+def _need_space(settings: Settings, wanted: int) -> None:
+    """Better refused at the start than failed at the end of hours. Raises CannotPlan."""
+    free = artifacts.free_bytes(settings.data_dir)
+    if free < wanted:
+        detail = f"{wanted - free} bytes more are needed in the data folder: {wanted} for this job, {free} are free"
+        raise CannotPlan("disk_full", detail)
+
+
+def _array_files(settings: Settings, training_set: TrainingSet) -> list[Path]:
+    return list((settings.data_dir / training_set.folder).iterdir()) if training_set.folder else []
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size
 
 
 def nearest_strength(rehearsal: list[dict[str, Any]], size: int) -> dict[str, Any]:

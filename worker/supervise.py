@@ -184,8 +184,9 @@ def _stop_group(child: subprocess.Popen[bytes]) -> None:
 
 def _read_progress(child: subprocess.Popen[bytes], heartbeat: Heartbeat) -> None:
     assert child.stdout is not None  # noqa: S101 - opened as a pipe above
-    for line in child.stdout:
-        try:
-            heartbeat.report(Progress(**json.loads(line)))
-        except (ValueError, TypeError):
-            log.warning("pipeline.stray_output", line=line[:200].decode(errors="replace"))
+    with child.stdout:
+        for line in child.stdout:
+            try:
+                heartbeat.report(Progress(**json.loads(line)))
+            except (ValueError, TypeError):
+                log.warning("pipeline.stray_output", line=line[:200].decode(errors="replace"))

@@ -15,6 +15,7 @@ import structlog
 from celery.signals import worker_process_init, worker_shutting_down
 
 from models import artifacts, lifecycle
+from models.log import configure_logging
 from models.queue import RUN_TASK, celery_app
 from models.records import MAX_ATTEMPTS
 from models.session import Database
@@ -42,6 +43,7 @@ def _on_shutdown(**_: object) -> None:
 
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _in_pool_process(**_: object) -> None:
+    configure_logging()
     _exit_with_parent()
 
 
@@ -65,18 +67,22 @@ def _database() -> Database:
 
 @app.task(name=RUN_TASK)  # type: ignore[untyped-decorator]
 def run(job_id: str) -> None:
-    """Run the job if it can be claimed now; a refused claim is not an error, for a message is only a hint."""
-    database, settings = _database(), get_settings()
-    taken = claim(database, settings, uuid.UUID(job_id), f"{socket.gethostname()}:{os.getpid()}")
+    """Run the job if it can be claimed now."""
+    run_job(_database(), get_settings(), uuid.UUID(job_id), f"{socket.gethostname()}:{os.getpid()}")
+
+
+def run_job(database: Database, settings: Settings, job_id: uuid.UUID, worker: str) -> None:
+    """Claim, run and conclude one job. A refused claim is not an error, for a message is only a hint."""
+    taken = claim(database, settings, job_id, worker)
     if taken is None:
-        log.info("job.not_claimed", job=job_id)
+        log.info("job.not_claimed", job=str(job_id))
         return
-    log.info("job.claimed", job=job_id, kind=taken.job.kind.value, token=taken.token)
+    log.info("job.claimed", job=str(job_id), kind=taken.job.kind.value, token=taken.token)
     folder = artifacts.staging(settings.data_dir, taken.job.id, taken.token)
     try:
         _run_claimed(database, settings, taken, folder)
     except Exception as error:
-        log.error("job.supervisor_failed", job=job_id, exc_info=True)
+        log.error("job.supervisor_failed", job=str(job_id), exc_info=True)
         _retry_or_fail(database, taken, "internal", f"{type(error).__name__}: {error}")
     finally:
         artifacts.remove_folder(folder)

@@ -1,4 +1,4 @@
-"""Logs of the service: one JSON object a line on standard error, without the local variables of a traceback."""
+"""Logs of both processes: one JSON object a line on standard error, without the local variables of a traceback."""
 
 from __future__ import annotations
 
