@@ -1,0 +1,175 @@
+"""The audit report of a recorded job: what it was given and nothing else, the same bytes each time."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from worker import report
+from worker.plan import Result, load_result
+from worker.report.wording import FINDINGS, UNDETECTED
+
+RECORDED = Path(__file__).parent / "data" / "result.json"
+
+
+@pytest.fixture
+def result() -> Result:
+    return load_result(RECORDED)
+
+
+@pytest.fixture
+def facts(result: Result) -> dict[str, Any]:
+    assert result.outcome is not None
+    indices = [sample["index"] for sample in result.outcome["after"]["audit"]["samples"]]
+    return {
+        "report_id": "01a20000-0000-7000-8000-000000000000",
+        "issued_at": "2026-11-20T09:00:00+00:00",
+        "issuer": "Example Ltd, privacy@example.org",
+        "job": {
+            "id": "01a2",
+            "seed": 2**61 + 1,
+            "attempt": 1,
+            "started_at": "2026-11-20T08:59:00+00:00",
+            "worker": "w",
+        },
+        "model": {
+            "name": "digits-cnn",
+            "network": {"name": "small-cnn", "width": 16},
+            "recipe": {"epochs": 20},
+            "base": {"number": 1, "sha256": "a" * 64},
+            "new": {"number": 2, "sha256": "b" * 64, "size": 63760},
+        },
+        "training_set": {
+            "name": "digits",
+            "manifest_sha256": "c" * 64,
+            "rows": 1797,
+            "shape": [1, 8, 8],
+            "classes": [str(digit) for digit in range(10)],
+        },
+        "requests": [
+            {
+                "id": "01a3",
+                "external_id": "crm-9911",
+                "regulation": "GDPR",
+                "ground": "17(1)(b)",
+                "application": "shop",
+                "received_at": "2026-11-20T08:00:00+00:00",
+                "due_at": "2026-12-20T23:59:59+00:00",
+                "resolution": {"matched": 175},
+                "samples": 175,
+            }
+        ],
+        "samples": {index: f"{index:016x}" for index in indices},
+        "policy": {
+            "finetuning": {"batch_size": 64},
+            "attack": {"method": "boundary"},
+            "audit": {"tolerance": 0.1, "level": 0.05},
+        },
+        "rehearsed": None,
+        "form": "retain+adversarial",
+        "weighted": True,
+        "gate": {"decision": "released", "rule": "released where the verdict is pass"},
+    }
+
+
+def changed(result: Result, change: Any) -> Result:
+    outcome = copy.deepcopy(result.outcome)
+    change(outcome)
+    return dataclasses.replace(result, outcome=outcome)
+
+
+def few(outcome: dict[str, Any]) -> None:
+    """What a request of three samples gives: R and a score for each, but no AUC."""
+    outcome["forget"] = 3
+    for model in ("before", "after", "retrained"):
+        audit = outcome[model]["audit"]
+        audit |= {
+            "verdict": "inconclusive",
+            "estimates": [entry for entry in audit["estimates"] if entry["name"] == "membership"],
+            "samples": audit["samples"][:3],
+            "scores": {},
+            "loss_null": None,
+            "blind_auc": None,
+            "tpr_at_zero": None,
+            "tpr_at_zero_high": None,
+        }
+
+
+def alone(outcome: dict[str, Any]) -> None:
+    outcome["retrained"] = None
+
+
+def unseen(outcome: dict[str, Any]) -> None:
+    outcome["detectable_before"] = False
+
+
+def test_the_document_holds_what_was_measured(facts: dict[str, Any], result: Result) -> None:
+    document = report.build(facts, result)
+    assert result.outcome is not None
+    for model in ("before", "after", "retrained"):
+        measured = result.outcome[model]
+        assert document["audit"][model]["estimates"] == measured["audit"]["estimates"]
+        assert document["utility"][model] == measured["utility"]
+    assert document["action"]["seconds"] == result.seconds
+    assert document["action"]["seed"] == str(2**61 + 1)
+    assert document["document"]["signed"] is False
+
+
+def test_samples_appear_as_references_and_never_by_row(facts: dict[str, Any], result: Result) -> None:
+    document = report.build(facts, result)
+    samples = document["audit"]["after"]["samples"]
+    assert {sample["reference"] for sample in samples} == set(facts["samples"].values())
+    assert all("index" not in sample for sample in samples)
+    worst = max(samples, key=lambda sample: sample["z"])
+    assert document["audit"]["after"]["worst_sample"] == worst["reference"]
+
+
+@pytest.mark.parametrize("verdict", list(FINDINGS))
+def test_each_verdict_is_said_in_words_that_claim_no_proof(facts: dict[str, Any], result: Result, verdict: str) -> None:
+    document = report.build(facts, changed(result, lambda outcome: outcome["after"]["audit"].update(verdict=verdict)))
+    assert document["finding"]["verdict"] == verdict
+    assert not {"erased", "proved", "proven"} & set(document["finding"]["words"].lower().replace(".", "").split())
+
+
+def test_where_nothing_was_seen_before_the_first_page_says_so(facts: dict[str, Any], result: Result) -> None:
+    assert report.build(facts, changed(result, unseen))["finding"]["notes"] == [UNDETECTED]
+
+
+def test_other_measurements_give_another_document(facts: dict[str, Any], result: Result) -> None:
+    def shift(outcome: dict[str, Any]) -> None:
+        outcome["after"]["audit"]["estimates"][0]["estimate"] += 0.01
+
+    assert report.dumps(report.build(facts, result)) != report.dumps(report.build(facts, changed(result, shift)))
+
+
+def test_json_is_canonical(facts: dict[str, Any], result: Result) -> None:
+    content = report.dumps(report.build(facts, result))
+    assert list(json.loads(content)) == sorted(json.loads(content))
+    assert b": " not in content.split(b'"limits"')[0][:100]
+
+
+def test_only_an_unlearn_job_gets_an_audit_report(facts: dict[str, Any], result: Result) -> None:
+    with pytest.raises(ValueError, match="unlearn"):
+        report.build(facts, dataclasses.replace(result, kind="train"))
+
+
+def test_the_same_document_gives_the_same_pdf(facts: dict[str, Any], result: Result, tmp_path: Path) -> None:
+    document = report.build(facts, result)
+    for name in ("one.pdf", "two.pdf"):
+        report.render_pdf(document, tmp_path / name)
+    content = (tmp_path / "one.pdf").read_bytes()
+    assert content.startswith(b"%PDF")
+    assert content == (tmp_path / "two.pdf").read_bytes()
+
+
+@pytest.mark.parametrize("change", [few, alone, unseen])
+def test_a_pdf_is_made_of_small_requests_and_without_a_retrained_model(
+    facts: dict[str, Any], result: Result, tmp_path: Path, change: Any
+) -> None:
+    report.render_pdf(report.build(facts, changed(result, change)), tmp_path / "report.pdf")
+    assert (tmp_path / "report.pdf").stat().st_size > 10_000
