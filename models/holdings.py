@@ -14,6 +14,9 @@ from models.model import Model
 from models.model_version import ModelVersion
 from models.training_set import Sample, Split
 
+# In Model.training: rows that were asked to be forgotten before the model was trained, and so left out.
+NEVER_TRAINED = "never_trained"
+
 
 def lineage(session: Session, version: ModelVersion) -> list[uuid.UUID]:
     """The version's id and those of all its ancestors."""
@@ -47,7 +50,7 @@ def samples_of(session: Session, erasures: Iterable[uuid.UUID]) -> set[int]:
 
 
 def forgotten(session: Session, version: ModelVersion) -> set[int]:
-    """Training samples that the version or an ancestor was made to forget."""
+    """Training samples that the version or an ancestor was made to forget, or that its model was never trained on."""
     made = lineage(session, version)
     erasures = session.scalars(
         select(Erasure.id).where(
@@ -56,7 +59,9 @@ def forgotten(session: Session, version: ModelVersion) -> set[int]:
             Erasure.status.in_([ErasureStatus.DONE, ErasureStatus.AWAITING_RELEASE]),
         )
     )
-    return samples_of(session, erasures)
+    model = session.get_one(Model, version.model_id)
+    never = (model.training or {}).get(NEVER_TRAINED, [])
+    return samples_of(session, erasures) | set(never)
 
 
 def asked_to_forget(session: Session, training_set_id: uuid.UUID) -> set[int]:
@@ -72,12 +77,10 @@ def asked_to_forget(session: Session, training_set_id: uuid.UUID) -> set[int]:
     return samples_of(session, erasures)
 
 
-def claimed_for_erasure(session: Session, model_id: uuid.UUID) -> set[int]:
-    """Training samples in any erasure of the model that was not called off: none of them may be retained."""
-    erasures = session.scalars(
-        select(Erasure.id).where(
-            Erasure.model_id == model_id,
-            Erasure.status.not_in([ErasureStatus.CANCELLED, ErasureStatus.NOT_APPLICABLE]),
+def train_rows(session: Session, training_set_id: uuid.UUID) -> set[int]:
+    """Every training row of the set, erased ones included."""
+    return set(
+        session.scalars(
+            select(Sample.index).where(Sample.training_set_id == training_set_id, Sample.split == Split.TRAIN)
         )
     )
-    return samples_of(session, erasures)

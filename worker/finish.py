@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy import and_, insert
 from sqlalchemy.orm import Session
 
-from models import artifacts
+from models import artifacts, holdings
 from models.base import now
 from models.moves import advance
 from models.records import (
@@ -40,7 +40,7 @@ from models.session import Database, current_time
 from models.settings import Settings
 from worker import plans
 from worker.claim import Claim
-from worker.plan import OutputFile, Result
+from worker.plan import PLAN_FILE, OutputFile, Result, TrainPlan, load_plan
 from worker.reporting import REPORT_JSON, REPORT_PDF, write_report
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -73,7 +73,7 @@ def finish(database: Database, settings: Settings, taken: Claim, folder: Path, r
     _publish(folder, settings.data_dir, relative, PUBLISHED[job.kind])
     commit: Callable[[Session], None] = {
         JobKind.REGISTER: lambda session: _register(session, taken, relative, folder, result),
-        JobKind.TRAIN: lambda session: _train(session, taken, relative, files, result),
+        JobKind.TRAIN: lambda session: _train(session, taken, relative, folder, files, result),
         JobKind.UNLEARN: lambda session: _unlearn(session, taken, relative, files, result),
     }[job.kind]
     try:
@@ -187,8 +187,14 @@ def _sample_rows(training_set_id: uuid.UUID, lines: Any) -> Iterator[dict[str, A
         }
 
 
-def _train(session: Session, taken: Claim, relative: str, files: dict[str, OutputFile], result: Result) -> None:
+def _train(
+    session: Session, taken: Claim, relative: str, folder: Path, files: dict[str, OutputFile], result: Result
+) -> None:
     model = session.get_one(Model, taken.job.model_id)
+    plan = load_plan(folder / PLAN_FILE)
+    if not isinstance(plan, TrainPlan):
+        raise TypeError(f"a model is made of a train job, not of kind {plan.kind}")
+    never_trained = holdings.train_rows(session, model.training_set_id) - set(plan.train)
     version = _version(taken, relative, files[CHECKPOINT], parent=None, verdict=None)
     session.add(version)
     session.flush()
@@ -198,7 +204,7 @@ def _train(session: Session, taken: Claim, relative: str, files: dict[str, Outpu
         Model,
         Model.id == model.id,
         ModelStatus.READY,
-        training=_outcome(result),
+        training=_outcome(result) | {holdings.NEVER_TRAINED: sorted(never_trained)},
         folder=relative,
     )
 

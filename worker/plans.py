@@ -103,7 +103,7 @@ def _unlearn(session: Session, settings: Settings, job: Job, folder: Path) -> pl
             "plan_invalid",
             "the released version was never trained on the requested samples, or has forgotten them",
         )
-    retain = sorted(live - holdings.claimed_for_erasure(session, model.id))
+    retain = sorted(live - holdings.asked_to_forget(session, model.training_set_id))
     controls = [sample.index for sample in samples if sample.split is Split.CONTROL]
     strength = nearest_strength(model.training["rehearsal"], len(forget))
     signals = settings.data_dir / model.folder

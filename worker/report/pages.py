@@ -23,18 +23,15 @@ def render_pdf(document: dict[str, Any], out: Path) -> None:
         folder = Path(name)
         (folder / TEMPLATE).write_bytes(files("worker.report").joinpath(TEMPLATE).read_bytes())
         (folder / "document.json").write_bytes(dumps(document))
-        drawn = "no"
-        if any(audit[model]["scores"].get("z") for model in plots.MODELS if model in audit):
-            drawn = "yes"
-            (folder / "roc.svg").write_bytes(plots.roc(audit))
-            (folder / "histograms.svg").write_bytes(plots.histograms(audit))
-            (folder / "difficulty.svg").write_bytes(plots.by_difficulty(audit))
+        drawn = plots.draw(audit)
+        for plot, svg in drawn.items():
+            (folder / f"{plot}.svg").write_bytes(svg)
         typst.compile(
             folder / TEMPLATE,
             output=out,
             root=folder,
             ignore_system_fonts=True,
-            sys_inputs={"plots": drawn},
+            sys_inputs={"plots": ",".join(drawn)},
             pdf_standards="a-3b",
             timestamp=datetime.fromisoformat(document["document"]["issued_at"]),
         )

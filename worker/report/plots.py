@@ -16,6 +16,7 @@ Json = dict[str, Any]
 MODELS = ("before", "after", "retrained")
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
 COLOURS = {"before": "#D55E00", "after": "#0072B2", "retrained": "#009E73", "forget": "#CC79A7", "controls": "#999999"}
+MARKERS = {"before": "s", "after": "o", "retrained": "D"}
 DASHES = {"before": "--", "after": "-", "retrained": ":"}
 STYLE: Any = {
     "svg.hashsalt": "amun",
@@ -25,6 +26,44 @@ STYLE: Any = {
     "axes.spines.right": False,
 }
 WIDTH = 6.7  # inches: the text width of an A4 page
+SUMMARISED = {"z": "z (primary)", "rmia": "RMIA", "lira": "LiRA", "absolute_z": "|z|", "loss": "loss"}
+
+
+def draw(audit: Json) -> dict[str, bytes]:
+    """Every plot that this audit has data for, as SVG by name: no curve where the audit prints no AUC."""
+    if not _present(audit):
+        return {}
+    plots = {"difficulty": by_difficulty(audit)}
+    if any(estimate["auc"] is not None for estimate in audit["after"]["estimates"]):
+        plots |= {"summary": summary(audit), "roc": roc(audit), "histograms": histograms(audit)}
+    return plots
+
+
+def summary(audit: Json) -> bytes:
+    """Each attack against its null with the 95% interval, and the tolerance as a band."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 2.4), layout="constrained")
+        axes = figure.subplots()
+        shown = [entry["name"] for entry in audit["after"]["estimates"] if entry["name"] in SUMMARISED]
+        names = _present(audit)
+        for position, name in enumerate(names):
+            entries = {entry["name"]: entry for entry in audit[name]["estimates"]}
+            offset = (position - (len(names) - 1) / 2) * 0.22
+            for row, attack in enumerate(shown):
+                entry = entries[attack]
+                axes.plot([entry["low"], entry["high"]], [row + offset] * 2, color=COLOURS[name])
+                label = name if row == 0 else None
+                axes.plot(
+                    entry["estimate"], row + offset, MARKERS[name], color=COLOURS[name], markersize=4, label=label
+                )
+        tolerance = audit["rule"]["tolerance"]
+        axes.axvspan(-tolerance, tolerance, color="#EEEEEE", linewidth=0, label="tolerance")
+        axes.axvline(0, color="#BBBBBB", linewidth=0.8)
+        axes.set_yticks(range(len(shown)), [SUMMARISED[attack] for attack in shown])
+        axes.invert_yaxis()
+        axes.set_xlabel("AUC minus its level for never-trained images (0: cannot be told apart), with 95% interval")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside upper right", ncols=4, frameon=False)
+        return _svg(figure)
 
 
 def roc(audit: Json) -> bytes:
@@ -51,7 +90,7 @@ def histograms(audit: Json) -> bytes:
     """z of forget samples against audit controls, a panel for each model."""
     with matplotlib.rc_context(STYLE):
         names = _present(audit)
-        figure = Figure(figsize=(WIDTH, 2.2), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 2.1), layout="constrained")
         panels = figure.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
         values = [value for name in names for group in audit[name]["scores"]["z"].values() for value in group]
         bins = np.linspace(np.quantile(values, 0.005), np.quantile(values, 0.995), 31)
@@ -62,8 +101,8 @@ def histograms(audit: Json) -> bytes:
                     shown, bins, density=True, histtype="stepfilled", alpha=0.55, color=COLOURS[group], label=group
                 )
             axes.set_title(name)
-            axes.set_xlabel("z (higher: more like a member)")
         panels[0].set_ylabel("density")
+        figure.supxlabel("z, in standard deviations of never-trained images (higher: more like a member)", size=9)
         figure.legend(*panels[0].get_legend_handles_labels(), loc="outside upper right", ncols=2, frameon=False)
         return _svg(figure)
 
@@ -72,13 +111,13 @@ def by_difficulty(audit: Json) -> bytes:
     """z of each forget sample and control against how hard its image is."""
     with matplotlib.rc_context(STYLE):
         names = _present(audit)
-        figure = Figure(figsize=(WIDTH, 2.2), layout="constrained")
+        figure = Figure(figsize=(WIDTH, 2.1), layout="constrained")
         panels = figure.subplots(1, len(names), sharex=True, sharey=True, squeeze=False)[0]
         for axes, name in zip(panels, names, strict=True):
             _scatter(axes, audit[name]["scores"])
             axes.set_title(name)
-            axes.set_xlabel("easier →")
-        panels[0].set_ylabel("z")
+        panels[0].set_ylabel("z (standard deviations)")
+        figure.supxlabel("mean signal of reference models that were not trained on the image (higher: easier)", size=9)
         legend = panels[0].get_legend_handles_labels()
         figure.legend(*legend, loc="outside upper right", ncols=2, frameon=False, markerscale=2)
         return _svg(figure)

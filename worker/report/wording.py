@@ -15,8 +15,8 @@ FINDINGS = {
         "opposite direction. That, too, tells an attacker which images they were."
     ),
     "inconclusive": (
-        "Too few to tell: no listed attack found a difference, but with so few images the audit could not have ruled "
-        "out one larger than the tolerance."
+        "Cannot tell: no listed attack found a significant difference, but a difference larger than the tolerance could "
+        "not be ruled out either."
     ),
 }
 
@@ -35,7 +35,7 @@ NOT_TRIED = ("model inversion", "reconstruction of training images", "attribute 
 LIMITS = (
     "The finding is statistical. It bounds what the listed attacks see; another attack may see more.",
     "AMUN is an approximate method: the model is changed, not trained again without the samples.",
-    "The attacks listed as not tried were not tried.",
+    f"Not tried: {', '.join(NOT_TRIED)}.",
     "The forget set is compared with never-trained controls as if drawn from the same source. A request that is unlike "
     "the controls (one writer, one camera) shifts the statistics by itself; the blind baseline shows how unlike it is.",
     "Whoever kept the earlier checkpoint can compare it with the new one. This report covers the new checkpoint alone.",

@@ -5,13 +5,16 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pypdf
 import pytest
 
 from worker import report
 from worker.plan import Result, load_result
+from worker.report import plots
 from worker.report.wording import FINDINGS, UNDETECTED
 
 RECORDED = Path(__file__).parent / "data" / "result.json"
@@ -165,6 +168,124 @@ def test_the_same_document_gives_the_same_pdf(facts: dict[str, Any], result: Res
     content = (tmp_path / "one.pdf").read_bytes()
     assert content.startswith(b"%PDF")
     assert content == (tmp_path / "two.pdf").read_bytes()
+
+
+@pytest.fixture
+def pages(tmp_path: Path) -> Callable[[dict[str, Any]], list[str]]:
+    """Text of each page of a document's PDF, spaces and line ends as single spaces."""
+
+    def read(document: dict[str, Any]) -> list[str]:
+        report.render_pdf(document, tmp_path / "report.pdf")
+        return [" ".join(page.extract_text().split()) for page in pypdf.PdfReader(tmp_path / "report.pdf").pages]
+
+    return read
+
+
+Pages = Callable[[dict[str, Any]], list[str]]
+
+
+@pytest.mark.parametrize("verdict", list(FINDINGS))
+def test_the_first_page_says_unsigned_the_verdict_and_what_it_means(
+    facts: dict[str, Any], result: Result, pages: Pages, verdict: str
+) -> None:
+    document = report.build(facts, changed(result, lambda outcome: outcome["after"]["audit"].update(verdict=verdict)))
+    first = pages(document)[0]
+    assert "UNSIGNED" in first
+    assert verdict.replace("_", "-") in first
+    assert FINDINGS[verdict] in first
+    assert "What this does not prove" in first
+
+
+def test_the_report_of_175_samples_fills_five_pages(facts: dict[str, Any], result: Result, pages: Pages) -> None:
+    assert len(pages(report.build(facts, result))) == 5
+
+
+def test_every_statistic_is_printed_with_its_interval(facts: dict[str, Any], result: Result, pages: Pages) -> None:
+    document = report.build(facts, result)
+    text = " ".join(pages(document)).replace("−", "-").replace("+", "")
+    for model in ("before", "after", "retrained"):
+        for entry in document["audit"][model]["estimates"]:
+            for value in (entry["estimate"], entry["low"], entry["high"]):
+                assert f"{abs(value):.3f}" in text, (model, entry["name"])
+
+
+def test_every_sample_is_printed_the_one_most_like_a_member_first(
+    facts: dict[str, Any], result: Result, pages: Pages
+) -> None:
+    document = report.build(facts, result)
+    text = " ".join(pages(document))
+    samples = sorted(document["audit"]["after"]["samples"], key=lambda sample: -sample["z"])
+    positions = [text.index(sample["reference"]) for sample in samples]
+    assert positions[0] == min(positions)
+
+
+def test_no_number_of_the_outcome_is_left_out_or_replaced_by_a_constant(facts: dict[str, Any], result: Result) -> None:
+    assert result.outcome is not None
+    original = report.dumps(report.build(facts, result))
+    for path in numbers(result.outcome):
+        assert report.dumps(report.build(facts, changed(result, lambda outcome, path=path: bump(outcome, path)))) != (
+            original
+        ), path
+
+
+@pytest.mark.parametrize("name", ["adversarial", "forget", "retain"])
+def test_what_was_done_follows_the_form(facts: dict[str, Any], result: Result, pages: Pages, name: str) -> None:
+    phrases = {
+        "retain": "retained images and",
+        "forget": "on the 175 forget images",
+        "adversarial": "takes for another",
+    }
+    form = "forget+adversarial" if name == "forget" else "retain+adversarial" if name == "retain" else "adversarial"
+    done = pages(report.build({**facts, "form": form}, result))[0].split("What was done")[1].split("What was found")[0]
+    assert {part for part, phrase in phrases.items() if phrase in done} == set(form.split("+"))
+
+
+def test_names_given_by_callers_are_printed_as_text_and_never_run(
+    facts: dict[str, Any], result: Result, pages: Pages
+) -> None:
+    hostile = '*bold* #panic("run") $x$ [a] <b>'
+    facts["model"]["name"] = facts["requests"][0]["external_id"] = facts["issuer"] = hostile
+    assert pages(report.build(facts, result))[0].count('#panic("run")') == 3
+
+
+def test_a_long_batch_leaves_the_finding_on_the_first_page(facts: dict[str, Any], result: Result, pages: Pages) -> None:
+    facts["requests"] = [{**facts["requests"][0], "id": f"request-{number}"} for number in range(40)]
+    printed = pages(report.build(facts, result))
+    assert "and 36 more" in printed[0]
+    assert "What was found" in printed[0]
+    assert all(f"request-{number}:" in " ".join(printed) for number in range(40))
+
+
+def test_below_20_samples_no_auc_and_no_curve_is_printed(facts: dict[str, Any], result: Result, pages: Pages) -> None:
+    def few_with_scores(outcome: dict[str, Any]) -> None:
+        scores = {model: outcome[model]["audit"]["scores"] for model in ("before", "after", "retrained")}
+        few(outcome)
+        for model, kept in scores.items():
+            outcome[model]["audit"]["scores"] = kept
+
+    printed = pages(report.build(facts, changed(result, few_with_scores)))
+    assert "AUC of z against controls" not in printed[0]
+    assert "none is printed" in printed[1]
+    assert not {"summary", "roc", "histograms"} & set(
+        plots.draw(report.build(facts, changed(result, few_with_scores))["audit"])
+    )
+
+
+def numbers(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Paths of the numbers of an outcome; of a list's, the first alone."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from numbers(inner, (*path, key))
+    elif isinstance(value, list) and value:
+        yield from numbers(value[0], (*path, 0))
+    elif isinstance(value, int | float) and not isinstance(value, bool) and path[-1] != "index":
+        yield path
+
+
+def bump(outcome: Any, path: tuple[Any, ...]) -> None:
+    for key in path[:-1]:
+        outcome = outcome[key]
+    outcome[path[-1]] += 1
 
 
 @pytest.mark.parametrize("change", [few, alone, unseen])

@@ -1,0 +1,221 @@
+"""What a plan trains on, forgets and keeps, as the rows say."""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+
+from models import artifacts
+from models.base import now
+from models.parameters import Network, NetworkName, Policy, Recipe
+from models.records import (
+    Application,
+    DeletionRequest,
+    Erasure,
+    ErasureStatus,
+    Job,
+    JobKind,
+    Model,
+    ModelStatus,
+    ModelVersion,
+    RequestSample,
+    Sample,
+    Split,
+    TrainingSet,
+    TrainingSetStatus,
+    VersionStatus,
+)
+from models.session import Database
+from models.settings import Settings
+from service import planning
+from worker.claim import claim
+from worker.plan import TrainPlan, UnlearnPlan
+from worker.plans import CannotPlan, make_plan, nearest_strength
+
+TRAIN, CONTROLS = 12, 8
+REHEARSED = [{"size": 1, "learning_rate": 0.1, "epochs": 1}, {"size": 100, "learning_rate": 0.2, "epochs": 2}]
+
+
+class Rows:
+    """A training set of 12 images and 8 controls, and what hangs on it."""
+
+    def __init__(self, database: Database, settings: Settings) -> None:
+        self.database, self.settings = database, settings
+        (settings.data_dir / "store/set").mkdir(parents=True)
+        with database.write() as session:
+            application = Application(name="shop")
+            made = TrainingSet(
+                name="set",
+                status=TrainingSetStatus.READY,
+                source={"kind": "builtin", "path": "digits"},
+                controls={"share": 0.4},
+                shape=[1, 2, 2],
+                classes=["a"],
+                rows=TRAIN + CONTROLS,
+                folder="store/set",
+            )
+            session.add_all([application, made])
+            session.flush()
+            for index in range(TRAIN + CONTROLS):
+                digest = hashlib.sha256(bytes([index])).hexdigest()
+                split = Split.TRAIN if index < TRAIN else Split.CONTROL
+                session.add(Sample(training_set_id=made.id, index=index, sha256=digest, label=0, split=split))
+        self.set_id, self.application_id = made.id, application.id
+
+    def model(
+        self, name: str, status: ModelStatus = ModelStatus.READY, never_trained: tuple[int, ...] = ()
+    ) -> uuid.UUID:
+        training = {"references": 16, "rehearsal": REHEARSED, "never_trained": list(never_trained)}
+        with self.database.write() as session:
+            made = Model(
+                name=name,
+                status=status,
+                training_set_id=self.set_id,
+                network=Network(name=NetworkName.SMALL_CNN).model_dump(mode="json"),
+                recipe=Recipe().model_dump(mode="json"),
+                policy=Policy().model_dump(mode="json"),
+                training=training if status is ModelStatus.READY else None,
+                folder="store/model" if status is ModelStatus.READY else None,
+            )
+            session.add(made)
+            session.flush()
+            if status is ModelStatus.READY:
+                job = Job(kind=JobKind.TRAIN, status="succeeded", model_id=made.id, training_set_id=self.set_id, seed=1)
+                session.add(job)
+                session.flush()
+                session.add(
+                    ModelVersion(
+                        model_id=made.id,
+                        number=1,
+                        job_id=job.id,
+                        status=VersionStatus.RELEASED,
+                        path="store/model/checkpoint.safetensors",
+                        sha256="0" * 64,
+                        size=10,
+                    )
+                )
+        return made.id
+
+    def request(self, model: uuid.UUID, *indices: int, status: ErasureStatus = ErasureStatus.OPEN) -> uuid.UUID:
+        with self.database.write() as session:
+            request = DeletionRequest(
+                application_id=self.application_id,
+                training_set_id=self.set_id,
+                submitted_by="key",
+                regulation="GDPR",
+                due_at=now(),
+                fingerprint=b"",
+            )
+            session.add(request)
+            session.flush()
+            for index in indices:
+                session.add(RequestSample(request_id=request.id, sample_index=index, training_set_id=self.set_id))
+            erasure = Erasure(request_id=request.id, model_id=model, status=status)
+            session.add(erasure)
+        return erasure.id
+
+    def planned(self, job: uuid.UUID, folder: Path) -> Any:
+        taken = claim(self.database, self.settings, job, "here")
+        assert taken is not None
+        with self.database.read() as session:
+            return make_plan(session, self.settings, taken.job, folder)
+
+    def unlearn(self, model: uuid.UUID, folder: Path) -> UnlearnPlan:
+        assert planning.plan(self.database, self.settings) == 1
+        with self.database.read() as session:
+            job = session.scalars(select(Job.id).where(Job.model_id == model, Job.kind == JobKind.UNLEARN)).one()
+        plan = self.planned(job, folder)
+        assert isinstance(plan, UnlearnPlan)
+        return plan
+
+    def train_job(self, model: uuid.UUID) -> uuid.UUID:
+        with self.database.write() as session:
+            job = Job(kind=JobKind.TRAIN, model_id=model, training_set_id=self.set_id, seed=1)
+            session.add(job)
+        return job.id
+
+
+@pytest.fixture
+def rows(database: Database, settings: Settings) -> Rows:
+    return Rows(database, settings)
+
+
+def test_a_plan_forgets_what_was_asked_and_keeps_what_nobody_asked_to_forget(rows: Rows, tmp_path: Path) -> None:
+    model = rows.model("one")
+    rows.request(model, 1, 2)
+    rows.request(model, 3, status=ErasureStatus.ON_HOLD)
+    rows.request(model, 4, status=ErasureStatus.FAILED)
+    rows.request(model, 5, status=ErasureStatus.CANCELLED)
+    plan = rows.unlearn(model, tmp_path)
+    assert plan.forget == [1, 2]
+    assert plan.retain == [0, 5, 6, 7, 8, 9, 10, 11]
+
+
+def test_calibration_and_audit_controls_are_disjoint_and_were_never_trained_on(rows: Rows, tmp_path: Path) -> None:
+    model = rows.model("one")
+    rows.request(model, 1)
+    plan = rows.unlearn(model, tmp_path)
+    assert (plan.calibration, plan.audit_controls) == ([12, 14, 16, 18], [13, 15, 17, 19])
+
+
+def test_a_control_that_somebody_asked_to_erase_judges_nothing(rows: Rows, tmp_path: Path) -> None:
+    model = rows.model("one")
+    rows.request(model, 1, 13)
+    with rows.database.write() as session:
+        session.execute(update(DeletionRequest).values(has_controls=True))
+    assert rows.unlearn(model, tmp_path).audit_controls == [15, 17, 19]
+
+
+def test_what_was_asked_to_be_forgotten_is_not_learned_by_a_later_model(rows: Rows, tmp_path: Path) -> None:
+    rows.request(rows.model("one"), 1, 2, status=ErasureStatus.DONE)
+    later = rows.model("two", ModelStatus.TRAINING)
+    rows.request(later, 3)
+    plan = rows.planned(rows.train_job(later), tmp_path)
+    assert isinstance(plan, TrainPlan)
+    assert plan.train == [0, 4, 5, 6, 7, 8, 9, 10, 11]
+
+
+def test_an_erasure_of_samples_that_the_model_never_learned_is_done_without_a_job(rows: Rows) -> None:
+    model = rows.model("one", never_trained=(1, 2))
+    erasure = rows.request(model, 1, 2)
+    assert planning.plan(rows.database, rows.settings) == 0
+    with rows.database.read() as session:
+        assert session.get_one(Erasure, erasure).status is ErasureStatus.DONE
+
+
+def test_of_a_mixed_request_only_what_the_model_knows_is_forgotten(rows: Rows, tmp_path: Path) -> None:
+    model = rows.model("one", never_trained=(1,))
+    rows.request(model, 1, 2)
+    assert rows.unlearn(model, tmp_path).forget == [2]
+
+
+def test_the_digests_are_those_of_the_rows_and_nothing_for_erased_ones(rows: Rows, tmp_path: Path) -> None:
+    with rows.database.write() as session:
+        session.execute(update(Sample).where(Sample.index == 7).values(sha256=None, erased_at=now()))
+    model = rows.model("one")
+    rows.request(model, 1)
+    plan = rows.unlearn(model, tmp_path)
+    digests = Path(plan.data.digests).read_bytes()
+    assert digests[32:64] == hashlib.sha256(bytes([1])).digest()
+    assert digests[7 * 32 : 8 * 32] == bytes(32)
+    assert 7 not in plan.retain
+
+
+@pytest.mark.parametrize(("size", "learning_rate"), [(1, 0.1), (9, 0.1), (11, 0.2), (5000, 0.2)])
+def test_the_strength_is_the_one_rehearsed_at_the_nearest_size_by_ratio(size: int, learning_rate: float) -> None:
+    assert nearest_strength(REHEARSED, size)["learning_rate"] == learning_rate
+
+
+def test_a_job_that_would_not_fit_on_the_disk_is_refused_before_it_starts(rows: Rows, tmp_path: Path) -> None:
+    model = rows.model("one")
+    rows.request(model, 1)
+    with rows.database.write() as session:
+        session.execute(update(ModelVersion).values(size=artifacts.free_bytes(rows.settings.data_dir)))
+    with pytest.raises(CannotPlan, match="more are needed") as refused:
+        rows.unlearn(model, tmp_path)
+    assert refused.value.code == "disk_full"
