@@ -265,17 +265,55 @@ def loss(phi: Values) -> Values:
 
 
 def loss_null(references: ReferenceSignals, forget: Rows, controls: Rows) -> float | None:
-    """The loss AUC that models which were not trained on the forget set show: its own null, near but not at 1/2.
+    """`null_auc` of the loss, whose order is that of phi."""
+    return null_auc(references.phi, references.member, forget, controls)
 
-    Mean over the references of the AUC of the forget samples against the controls, of either only those the reference
-    was not trained on. None where no reference leaves two of each.
+
+def null_auc(scores: Values, member: Mask, forget: Rows, controls: Rows) -> float | None:
+    """The AUC that models which were not trained on the forget set show: a score's own null, near but not at 1/2.
+
+    For scores that know nothing of an image's difficulty, such as loss and modified entropy. Mean over the references of
+    the AUC of the forget samples against the controls, of either only those the reference was not trained on.
+
+    Args:
+        scores: of the reference models, K x N.
+        member: which reference was trained on which sample, K x N.
+
+    Returns:
+        None where no reference leaves two of each.
     """
     values = []
-    for phi, member in zip(references.phi, references.member, strict=True):
-        unseen, unseen_controls = phi[forget[~member[forget]]], phi[controls[~member[controls]]]
+    for own, trained_on in zip(scores, member, strict=True):
+        unseen, unseen_controls = own[forget[~trained_on[forget]]], own[controls[~trained_on[controls]]]
         if len(unseen) >= 2 and len(unseen_controls) >= 2:
             values.append(statistics.auc(unseen, unseen_controls).value)
     return float(np.mean(values)) if values else None
+
+
+def svc_non_members(phi: Values, members: Rows, non_members: Rows, forget: Rows, *, seed: int) -> float:
+    """Share of the forget set that a support vector classifier calls non-members, 0..1.
+
+    The attack of older unlearning papers (Jia et al., arXiv 2304.04934, "MIA efficacy"): an RBF classifier (C = 3) of
+    the true class's probability, fitted on equally many retained and never-trained images. It ignores difficulty, so
+    it is for comparison with their tables alone.
+
+    Args:
+        phi: the model's signals, N.
+        members, non_members: rows to fit on; the larger group is cut to the smaller by a draw.
+
+    Raises:
+        ValueError: one of the three groups is empty.
+    """
+    from sklearn.svm import SVC  # takes a second to import, and no service job needs it
+
+    count = min(len(members), len(non_members))
+    if not count or not len(forget):
+        raise ValueError("the SVC attack needs members, non-members and forget samples")
+    generator = np.random.default_rng(seed)
+    fitted = np.concatenate([generator.permutation(group)[:count] for group in (members, non_members)])
+    probability = expit(phi)[:, None]
+    attack = SVC(C=3, gamma="auto", kernel="rbf").fit(probability[fitted], np.repeat([1, 0], count))
+    return float((attack.predict(probability[forget]) == 0).mean())
 
 
 def _mean_and_pooled_sd(values: Values, mask: Mask) -> tuple[Values, float]:

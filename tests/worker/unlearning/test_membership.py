@@ -1,8 +1,11 @@
+import tracemalloc
+
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from scipy.stats import norm
+from sklearn.svm import SVC
 
 from worker.unlearning import membership, statistics
 
@@ -266,3 +269,64 @@ def test_the_loss_null_is_what_a_retrained_model_shows_on_unusual_samples(world)
 
 def test_there_is_no_loss_null_where_no_reference_leaves_two_samples(world):
     assert membership.loss_null(world.references, FORGET[:1], AUDIT) is None
+
+
+def test_the_null_of_modified_entropy_is_what_models_show_that_never_saw_the_images():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(6, 200, 4, generator=generator)
+    labels = torch.arange(200) % 4
+    scores = np.stack([membership.modified_entropy(one, labels) for one in logits])
+    member = np.random.default_rng(0).random((6, 200)) < 0.5
+    forget, controls = np.arange(60), np.arange(60, 200)
+    expected = []
+    for own, trained_on in zip(scores, member, strict=True):
+        pairs = [
+            (own[f] > own[c]) + 0.5 * (own[f] == own[c])
+            for f in forget
+            for c in controls
+            if not trained_on[f] and not trained_on[c]
+        ]
+        expected.append(np.mean(pairs))
+    assert membership.null_auc(scores, member, forget, controls) == pytest.approx(np.mean(expected))
+
+
+def test_rmia_of_60_000_samples_against_60_000_needs_no_square_array():
+    generator = np.random.default_rng(0)
+    rows = 120_000
+    member = np.zeros((4, rows), dtype=bool)
+    member[::2] = True
+    references = membership.ReferenceSignals(generator.normal(size=(4, rows)), member)
+    phi = generator.normal(size=rows)
+    tracemalloc.start()
+    scores = membership.rmia(phi, references, np.arange(60_000), np.arange(60_000, rows), gamma=1.0, offline_a=0.3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(scores) == 60_000
+    assert peak < 20e6  # bytes; the square array would take 3.6e9 even as booleans
+
+
+def test_the_svc_attack_calls_most_of_what_looks_like_a_control_non_members():
+    generator = np.random.default_rng(0)
+    members, controls = generator.normal(6, 1, 400), generator.normal(1, 2, 300)
+    phi = np.concatenate([members, controls, generator.normal(6, 1, 100), generator.normal(1, 2, 100)])
+    rows = np.split(np.arange(900), [400, 700, 800])
+    remembered = membership.svc_non_members(phi, rows[0], rows[1], rows[2], seed=0)
+    forgotten = membership.svc_non_members(phi, rows[0], rows[1], rows[3], seed=0)
+    assert remembered < 0.15
+    assert forgotten > 0.8
+
+
+def test_the_svc_attack_decides_as_its_kernel_expansion_does():
+    generator = np.random.default_rng(1)
+    phi = np.concatenate([generator.normal(2, 1, 30), generator.normal(0, 1, 30), generator.normal(1, 2, 50)])
+    rows = np.split(np.arange(110), [30, 60])
+    p = 1 / (1 + np.exp(-phi))
+    attack = SVC(C=3, gamma="auto", kernel="rbf").fit(p[:60, None], np.repeat([1, 0], 30))
+    kernel = np.exp(-((p[60:, None] - attack.support_vectors_[:, 0]) ** 2))  # gamma "auto": one feature
+    decision = kernel @ attack.dual_coef_[0] + attack.intercept_[0]
+    assert membership.svc_non_members(phi, *rows, seed=0) == pytest.approx((decision < 0).mean())
+
+
+def test_the_svc_attack_needs_all_three_groups():
+    with pytest.raises(ValueError, match="SVC"):
+        membership.svc_non_members(np.zeros(4), np.arange(2), np.arange(0), np.arange(2, 4), seed=0)
