@@ -45,7 +45,8 @@ MODELS = ("original", "retrained", "AMUN")
 RECIPE = DEMO.recipe.model_dump()
 POLICY = DEMO.policy
 ATTACK = POLICY.attack.model_dump()
-FINETUNING = POLICY.finetuning.model_dump(exclude={"form", "weighted"})
+FINETUNING = POLICY.finetuning.model_dump(exclude={"form", "weight_power", "weight_spread"})
+REHEARSAL = POLICY.rehearsal.model_dump(exclude={"models"})
 AUDIT = POLICY.audit.model_dump()
 
 Rows = NDArray[np.int64]
@@ -60,7 +61,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     pixels, classes, _ = images.digits()
-    inputs, labels = torch.from_numpy(pixels).float() / 255, torch.from_numpy(classes)
+    inputs, labels = training.laid_out(torch.from_numpy(pixels).float() / 255), torch.from_numpy(classes)
     runs = []
     for seed in range(options.first, options.first + options.seeds):
         runs.append(run_case(inputs, labels, seed))
@@ -110,11 +111,10 @@ def run_case(inputs: Tensor, labels: Tensor, seed: int) -> dict[str, Any]:
             labels,
             phi,
             members,
-            sizes=[len(forget)],
-            learning_rates=POLICY.rehearsal.learning_rates,
-            epochs=POLICY.rehearsal.epochs,
+            **REHEARSAL | {"sizes": [len(forget)]},
             form=POLICY.finetuning.form,
-            weighted=POLICY.finetuning.weighted,
+            weight_power=POLICY.finetuning.weight_power,
+            weight_spread=POLICY.finetuning.weight_spread,
             attack=ATTACK,
             finetuning=FINETUNING,
             tolerance=POLICY.audit.tolerance,
@@ -126,7 +126,14 @@ def run_case(inputs: Tensor, labels: Tensor, seed: int) -> dict[str, Any]:
     original = timed("train", lambda: baselines.retrain(build, *pick(trained), **RECIPE, seed=10_000 + seed))
     retrained = timed("retrain", lambda: baselines.retrain(build, *pick(retain), **RECIPE, seed=20_000 + seed))
     examples = timed("attack", lambda: adversarial.nearest(original, *pick(forget), **ATTACK))
-    weights = torch.from_numpy(membership.memorisation_weights(signals)[forget])
+    weights = membership.memorisation_weights(
+        signals,
+        forget,
+        scale=strength.weight_scale,
+        power=POLICY.finetuning.weight_power,
+        spread=POLICY.finetuning.weight_spread,
+        seed=40_000 + seed,
+    )
     unlearned = timed(
         "finetune",
         lambda: amun.unlearn(
@@ -135,9 +142,8 @@ def run_case(inputs: Tensor, labels: Tensor, seed: int) -> dict[str, Any]:
             pick(retain),
             adversarial=examples,
             form=POLICY.finetuning.form,
-            weights=weights if POLICY.finetuning.weighted else None,
+            weights=torch.from_numpy(weights),
             learning_rate=strength.learning_rate,
-            epochs=strength.epochs,
             seed=30_000 + seed,
             **FINETUNING,
         ),
@@ -165,7 +171,7 @@ def run_case(inputs: Tensor, labels: Tensor, seed: int) -> dict[str, Any]:
     return {
         "seed": seed,
         "learning_rate": strength.learning_rate,
-        "epochs": strength.epochs,
+        "weight_scale": strength.weight_scale,
         "not_found": int((~examples.found).sum()),
         "seconds": seconds,
         "models": {
@@ -200,7 +206,7 @@ def cpu_info() -> list[str]:
 
 def summary_line(run: dict[str, Any]) -> str:
     verdicts = ", ".join(f"{name} {run['models'][name]['verdict']}" for name in MODELS)
-    return f"seed {run['seed']}: {verdicts} (lr {run['learning_rate']}, {run['epochs']} epochs, {run['seconds']} s)"
+    return f"seed {run['seed']}: {verdicts} (lr {run['learning_rate']}, weights times {run['weight_scale']}, {run['seconds']} s)"
 
 
 def table(document: dict[str, Any]) -> str:
@@ -244,7 +250,7 @@ def table(document: dict[str, Any]) -> str:
             one = run["models"][name]
             z, remaining = one["estimates"]["z"], one["estimates"]["membership"]
             auc, reach = 0.5 + z["estimate"], 1.96 * z["standard_error"]
-            label = name if name != "AMUN" else f"AMUN, lr {run['learning_rate']}, {run['epochs']} epochs"
+            label = name if name != "AMUN" else f"AMUN, lr {run['learning_rate']}, weights x {run['weight_scale']}"
             lines.append(
                 f"| {run['seed']} | {label} | {one['verdict']} | {auc:.3f} ({auc - reach:.3f} to {auc + reach:.3f}) | "
                 f"{remaining['estimate']:+.2f} ± {remaining['standard_error']:.2f} | {one['accuracy_forget']:.3f} | "

@@ -37,6 +37,10 @@ class Recipe(Parameters):
     weight_decay: float = Field(default=5e-4, ge=0, le=1)
     schedule: Literal["one-cycle", "step", "constant"] = "one-cycle"
     augment: bool = Field(default=False, description="Random crop and horizontal flip.")
+    mixed_precision: bool = Field(default=True, description="bfloat16 on a GPU; a CPU computes in float32 in any case.")
+    compiled: bool = Field(
+        default=False, description="Training steps by torch.compile; pays on a GPU, for long trainings."
+    )
 
 
 class Rehearsal(Parameters):
@@ -44,8 +48,19 @@ class Rehearsal(Parameters):
 
     models: int = Field(default=4, ge=2, le=16)
     sizes: list[int] = Field(default=[10, 100], min_length=1, max_length=8)
-    learning_rates: list[float] = Field(default=[0.003, 0.01, 0.03], min_length=1, max_length=8)
-    epochs: int = Field(default=10, ge=1, le=100)
+    requests: int = Field(
+        default=2,
+        ge=1,
+        le=100,
+        description="Of each size on each model: so many to choose the strength by, and as many more to show it.",
+    )
+    learning_rates: list[float] = Field(default=[0.05], min_length=1, max_length=8)
+    weight_scales: list[float] = Field(
+        default=[0.5, 1.5, 4.0], min_length=1, max_length=8, description="Factors of the adversarial set's weights."
+    )
+    tolerance_accuracy: float = Field(
+        default=0.02, gt=0, le=1, description="Loss of accuracy on images never trained on that a strength may cost."
+    )
 
 
 class Attack(Parameters):
@@ -61,17 +76,31 @@ class Attack(Parameters):
 
 
 class Finetuning(Parameters):
-    """AMUN's form (arXiv 2503.00917, section 4); learning rate and epochs are rehearsed, never set here."""
+    """AMUN's form (arXiv 2503.00917, section 4); learning rate and scale of the weights are rehearsed, never set here."""
 
     form: Literal["retain+forget+adversarial", "forget+adversarial", "retain+adversarial", "adversarial"] = (
         "retain+adversarial"
     )
-    weighted: bool = True
-    learning_rate_decay_every: int | None = Field(default=None, ge=1)
+    weight_power: float = Field(
+        default=1.0,
+        ge=0,
+        le=4,
+        description="The adversarial set weighs as much as models memorise the image, to this power; 0: all alike.",
+    )
+    weight_spread: bool = Field(
+        default=True, description="And by a random factor of mean 1, so that the forgotten do not end up all alike."
+    )
+    schedule: Literal["linear", "constant", "tenth-each-epoch", "tenth-each-fifth-epoch"] = "linear"
+    epochs: int = Field(default=10, ge=1, le=100)
     batch_size: int = Field(default=64, ge=2, le=4096)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0, le=1)
     augment: bool = False
+    retain_share: float = Field(default=1.0, gt=0, le=1, description="Of the retained set in each epoch, drawn anew.")
+    saliency_share: float | None = Field(
+        default=None, gt=0, le=1, description="AMUN+SalUn: only this share of the weights moves."
+    )
+    mixed_precision: bool = True
 
 
 class AuditRule(Parameters):
@@ -128,8 +157,10 @@ DEMO = DemoCase(
     network=Network(name=NetworkName.SMALL_CNN, width=16),
     recipe=Recipe(epochs=20, learning_rate=0.02, weight_decay=5e-3),
     policy=Policy(
-        rehearsal=Rehearsal(models=4, sizes=[175], learning_rates=[0.005, 0.0075, 0.01], epochs=6),
-        finetuning=Finetuning(learning_rate_decay_every=4),
+        rehearsal=Rehearsal(
+            models=4, sizes=[175], requests=1, learning_rates=[0.01], weight_scales=[0.5, 1.0, 2.0, 4.0]
+        ),
+        finetuning=Finetuning(),
         audit=AuditRule(tolerance=0.10),
         compare_retrained=True,
     ),

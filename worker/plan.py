@@ -88,6 +88,8 @@ class RecipeSpec:
     weight_decay: float
     schedule: str  # one-cycle | step | constant
     augment: bool
+    mixed_precision: bool  # bfloat16 on a GPU; nothing on a CPU
+    compiled: bool  # steps by torch.compile
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,10 @@ class RehearsalSpec:
 
     models: int  # how many of the reference models
     sizes: list[int]  # pseudo-request sizes
+    requests: int  # of each size on each model: so many to choose the strength, and as many to show what it does
     learning_rates: list[float]
-    epochs: int  # every epoch up to this one is judged
+    weight_scales: list[float]
+    tolerance_accuracy: float  # loss of accuracy on images never trained on, 0..1, that a strength may cost
 
 
 @dataclass(frozen=True)
@@ -113,17 +117,22 @@ class AttackSpec:
 
 @dataclass(frozen=True)
 class UnlearnSpec:
-    """Form and strength of AMUN. ``learning_rate`` and ``epochs`` come from rehearsal at the nearest size."""
+    """Form and strength of AMUN. ``learning_rate`` and ``weight_scale`` come from rehearsal at the nearest size."""
 
     form: str  # retain+forget+adversarial | forget+adversarial | retain+adversarial | adversarial
-    weighted: bool  # adversarial samples weighted by how much models memorise such an image
+    weight_scale: float  # factor of all weights of the adversarial set
+    weight_power: float  # it weighs by how much models memorise the image, to this power; 0: all alike
+    weight_spread: bool  # and by a random factor, so that the forgotten do not end up all alike
     learning_rate: float
-    learning_rate_decay_every: int | None
+    schedule: str  # linear | constant | tenth-each-epoch | tenth-each-fifth-epoch
     epochs: int
     batch_size: int
     momentum: float
     weight_decay: float
     augment: bool
+    retain_share: float  # of the retained set in each epoch
+    saliency_share: float | None  # AMUN+SalUn: of the weights, the others stay; None: all move
+    mixed_precision: bool
 
 
 @dataclass(frozen=True)
@@ -164,7 +173,7 @@ class TrainPlan:
     references: int
     rehearsal: RehearsalSpec
     attack: AttackSpec
-    unlearn: UnlearnSpec  # its learning_rate and epochs are replaced by the rehearsed ones
+    unlearn: UnlearnSpec  # its learning_rate and weight_scale are replaced by the rehearsed ones
     audit: AuditSpec
     seed: int
     threads: int | None = None  # torch threads; None: torch's own choice
@@ -252,17 +261,18 @@ class RegisterResult:
 
 @dataclass(frozen=True)
 class RehearsedStrength:
-    """One size of rehearsed requests: the strength chosen and what it did, aggregates over models only."""
+    """One size of rehearsed requests: the strength chosen, and what it did to requests it was not chosen on."""
 
     size: int
     learning_rate: float
-    epochs: int
+    weight_scale: float
+    requests: int  # that show it
     models: int
-    auc_z_mean: float
-    auc_z_sd: float
-    membership_mean: float  # R
-    membership_sd: float
-    membership_before_mean: float  # R of the same requests before unlearning
+    auc_z_mean: float | None  # None below 20 forget samples
+    auc_z_sd: float | None
+    membership: float  # R over all these requests
+    membership_standard_error: float | None
+    membership_before: float
     accuracy_change_mean: float  # on controls, after minus before
 
 
@@ -365,6 +375,9 @@ class UnlearnResult:
     reference_train_size: int
     epochs: int
     learning_rate: float
+    weight_scale: float
+    weight_power: float
+    weight_spread: bool
     losses: list[float]  # mean training loss of each epoch
     detectable_before: bool  # False: the audit did not see the forget set in the base model, so `after` shows little
 

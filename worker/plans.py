@@ -80,7 +80,7 @@ def _train(session: Session, settings: Settings, job: Job, folder: Path) -> plan
         references=policy.references,
         rehearsal=plan.RehearsalSpec(**rehearsal.model_dump()),
         attack=plan.AttackSpec(**policy.attack.model_dump()),
-        unlearn=_unlearn_spec(policy, rehearsal.learning_rates[0], rehearsal.epochs),
+        unlearn=_unlearn_spec(policy, rehearsal.learning_rates[0], rehearsal.weight_scales[0]),
         audit=plan.AuditSpec(**policy.audit.model_dump()),
         seed=job.seed,
         threads=settings.threads,
@@ -123,7 +123,7 @@ def _unlearn(session: Session, settings: Settings, job: Job, folder: Path) -> pl
         calibration=[index for index in controls if index % 2 == 0],
         audit_controls=[index for index in controls if index % 2 == 1],
         attack=plan.AttackSpec(**policy.attack.model_dump()),
-        unlearn=_unlearn_spec(policy, strength["learning_rate"], strength["epochs"]),
+        unlearn=_unlearn_spec(policy, strength["learning_rate"], strength["weight_scale"]),
         audit=plan.AuditSpec(**policy.audit.model_dump()),
         compare_retrained=policy.compare_retrained,
         seed=job.seed,
@@ -211,5 +211,5 @@ def _recipe(model: Model) -> plan.RecipeSpec:
     return plan.RecipeSpec(**Recipe.model_validate(model.recipe).model_dump())
 
 
-def _unlearn_spec(policy: Policy, learning_rate: float, epochs: int) -> plan.UnlearnSpec:
-    return plan.UnlearnSpec(learning_rate=learning_rate, epochs=epochs, **policy.finetuning.model_dump())
+def _unlearn_spec(policy: Policy, learning_rate: float, weight_scale: float) -> plan.UnlearnSpec:
+    return plan.UnlearnSpec(learning_rate=learning_rate, weight_scale=weight_scale, **policy.finetuning.model_dump())

@@ -82,7 +82,6 @@ def gather(session: Session, settings: Settings, taken: Claim, plan: UnlearnPlan
         "policy": Policy.model_validate(model.policy).model_dump(mode="json"),
         "rehearsed": plans.nearest_strength(rehearsal, len(plan.forget)) if rehearsal else None,
         "form": plan.unlearn.form,
-        "weighted": plan.unlearn.weighted,
         "gate": {"decision": "released" if verdict == "pass" else "quarantined", "rule": GATE_RULE},
     }
 

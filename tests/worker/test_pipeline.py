@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from worker import pipeline
 from worker import plan as agreed
-from worker.jobs import device, train
+from worker.jobs import device
 from worker.unlearning import baselines
 
 ROOT = Path(__file__).parents[2]
@@ -32,22 +32,32 @@ RECIPE = agreed.RecipeSpec(
     weight_decay=5e-4,
     schedule="one-cycle",
     augment=False,
+    mixed_precision=True,
+    compiled=False,
 )
 ATTACK = agreed.AttackSpec(
     method="boundary", batch_size=256, rival_classes=2, steps=30, bisections=6, eps_start=0.04, doublings=12
 )
 UNLEARN = agreed.UnlearnSpec(
     form="retain+adversarial",
-    weighted=True,
     learning_rate=0.01,
-    learning_rate_decay_every=None,
+    weight_scale=1.0,
+    weight_power=1.0,
+    weight_spread=True,
+    schedule="linear",
     epochs=2,
     batch_size=64,
     momentum=0.9,
     weight_decay=5e-4,
     augment=False,
+    retain_share=1.0,
+    saliency_share=None,
+    mixed_precision=True,
 )
 AUDIT = agreed.AuditSpec(tolerance=0.1, tolerance_membership=0.5, level=0.05, rmia_offline_a=0.3, rmia_gamma=1.0)
+REHEARSAL = agreed.RehearsalSpec(
+    models=2, sizes=[40], requests=1, learning_rates=[0.01], weight_scales=[0.5, 2.0], tolerance_accuracy=0.02
+)
 NETWORK = agreed.NetworkSpec(name="small-cnn", width=4)
 
 
@@ -135,7 +145,7 @@ def train_plan(data, splits):
         train=splits["train"],
         controls=splits["control"],
         references=8,
-        rehearsal=agreed.RehearsalSpec(models=2, sizes=[40], learning_rates=[0.003, 0.01], epochs=2),
+        rehearsal=REHEARSAL,
         attack=ATTACK,
         unlearn=UNLEARN,
         audit=AUDIT,
@@ -432,7 +442,7 @@ def test_a_control_that_is_the_copy_of_a_training_image_is_refused(unlearn_plan,
         {"train": []},
         {"controls": []},
         {"recipe": dataclasses.replace(RECIPE, schedule="cosine")},
-        {"rehearsal": agreed.RehearsalSpec(models=2, sizes=[], learning_rates=[0.01], epochs=1)},
+        {"rehearsal": dataclasses.replace(REHEARSAL, sizes=[])},
     ],
 )
 def test_a_train_plan_that_cannot_be_done_is_refused(train_plan, tmp_path, changes):
@@ -610,8 +620,3 @@ def test_the_device_is_one_of_three(monkeypatch):
     monkeypatch.setenv("AMUN_DEVICE", "tpu")
     with pytest.raises(Exception, match="tpu"):
         device.choose_device()
-
-
-def test_rehearsing_references_are_of_different_pairs_as_far_as_there_are_pairs():
-    assert train._spread(8, 3) == {0, 2, 4}
-    assert train._spread(4, 3) == {0, 1, 2}

@@ -38,7 +38,10 @@ from worker.plan import TrainPlan, UnlearnPlan
 from worker.plans import CannotPlan, make_plan, nearest_strength
 
 TRAIN, CONTROLS = 12, 8
-REHEARSED = [{"size": 1, "learning_rate": 0.1, "epochs": 1}, {"size": 100, "learning_rate": 0.2, "epochs": 2}]
+REHEARSED = [
+    {"size": 1, "learning_rate": 0.1, "weight_scale": 1.0},
+    {"size": 100, "learning_rate": 0.2, "weight_scale": 2.0},
+]
 
 
 class Rows:

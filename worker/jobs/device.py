@@ -26,6 +26,19 @@ def choose_device() -> torch.device:
     return torch.device("cuda" if available else "cpu")
 
 
+def references_together(device: torch.device) -> int:
+    """How many reference models to train at once: as many as there are processors, or as fit beside the first model.
+
+    To be asked once the model itself is trained: on a GPU its peak of memory tells what one training takes. There more
+    than four gain little, because one training nearly fills it.
+    """
+    if device.type != "cuda":
+        return max(1, len(os.sched_getaffinity(0)) // torch.get_num_threads())
+    free, _ = torch.cuda.mem_get_info(device)
+    free += torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return max(1, min(4, int(0.8 * free / max(1, torch.cuda.max_memory_allocated(device)))))
+
+
 def environment() -> agreed.Environment:
     """What this process runs on, as read now."""
     try:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from worker import plan as agreed
 from worker.jobs.failures import Failed, refused_as
-from worker.unlearning import checkpoint, images, membership, networks
+from worker.unlearning import checkpoint, images, membership, networks, training
 
 Rows = NDArray[np.int64]
 
@@ -45,7 +45,7 @@ def load_data(files: agreed.DataFiles, rows: Rows, device: torch.device) -> Data
     if labels.min() < 0 or labels.max() >= len(files.classes):
         raise Failed("dataset_changed", "a label is not that of a class")
     return Data(
-        inputs=torch.from_numpy(pixels).to(device).float().div_(255),
+        inputs=training.laid_out(torch.from_numpy(pixels).to(device).float().div_(255)),
         labels=torch.from_numpy(labels).to(device, torch.int64),
         digests=digests,
     )

@@ -37,11 +37,15 @@ def train_network(
 def finetuning(spec: agreed.UnlearnSpec) -> dict[str, Any]:
     """The keywords of `amun.unlearn` that rehearsal does not choose."""
     return {
-        "learning_rate_decay_every": spec.learning_rate_decay_every,
+        "schedule": spec.schedule,
+        "epochs": spec.epochs,
         "batch_size": spec.batch_size,
         "momentum": spec.momentum,
         "weight_decay": spec.weight_decay,
         "augment": spec.augment,
+        "retain_share": spec.retain_share,
+        "saliency_share": spec.saliency_share,
+        "mixed_precision": spec.mixed_precision,
     }
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from worker import plan as agreed
-from worker.jobs.device import choose_device
+from worker.jobs.device import choose_device, references_together
 from worker.jobs.failures import refused_as, training_errors
 from worker.jobs.loading import (
     Data,
@@ -34,14 +34,15 @@ def train(plan: agreed.TrainPlan, outputs: Outputs, report: Reporter) -> agreed.
     device = choose_device()
     pool = np.array([*plan.train, *plan.controls], dtype=np.int64)
     half, rehearsed = len(pool) / 2, plan.rehearsal
-    runs = rehearsed.models * len(rehearsed.sizes) * len(rehearsed.learning_rates)
+    tried = len(rehearsed.learning_rates) * len(rehearsed.weight_scales) + 1
+    runs = rehearsed.models * len(rehearsed.sizes) * rehearsed.requests * tried
     work = plan.recipe.epochs * (len(plan.train) + plan.references * half)
     report.expect(
         {
             "load": 0.01 * work,
             "train": float(plan.recipe.epochs * len(plan.train)),
             "references": plan.recipe.epochs * half * plan.references,
-            "rehearse": runs * rehearsed.epochs * 1.8 * half,
+            "rehearse": runs * (plan.unlearn.epochs * plan.unlearn.retain_share + 1) * half,
             "save": 0.01 * work,
         }
     )
@@ -66,14 +67,17 @@ def train(plan: agreed.TrainPlan, outputs: Outputs, report: Reporter) -> agreed.
             phi,
             members,
             sizes=rehearsed.sizes,
+            requests=rehearsed.requests,
             learning_rates=rehearsed.learning_rates,
-            epochs=rehearsed.epochs,
+            weight_scales=rehearsed.weight_scales,
+            weight_power=plan.unlearn.weight_power,
+            weight_spread=plan.unlearn.weight_spread,
             form=plan.unlearn.form,
-            weighted=plan.unlearn.weighted,
             attack=dataclasses.asdict(plan.attack),
             finetuning=finetuning(plan.unlearn),
             tolerance=plan.audit.tolerance,
             tolerance_membership=plan.audit.tolerance_membership,
+            tolerance_accuracy=rehearsed.tolerance_accuracy,
             seed=seed_for(plan.seed, "rehearse"),
             on_run=lambda done, count: report.step(done, count, "rehearsal"),
         )
@@ -102,7 +106,8 @@ def _train_references(
     report: Reporter,
 ) -> tuple[NDArray[np.float64], dict[int, nn.Module]]:
     """Signals of all references over the pool, K x N, and the references that will rehearse."""
-    rehearsing = _spread(plan.references, plan.rehearsal.models)
+    with refused_as("plan_invalid", ValueError):
+        rehearsing = rehearsal.rehearsed(plan.references, plan.rehearsal.models)
     phi = np.zeros((plan.references, len(pool)))
     kept: dict[int, nn.Module] = {}
     shape = (plan.data.rows, plan.references)
@@ -120,6 +125,7 @@ def _train_references(
             members,
             **dataclasses.asdict(plan.recipe),
             seed=seed_for(plan.seed, "references"),
+            together=references_together(data.inputs.device),
         ):
             phi[reference.index] = reference.phi
             signals[pool, reference.index] = reference.phi
@@ -129,8 +135,3 @@ def _train_references(
             report.step(reference.index + 1, plan.references, "reference model")
         del signals
     return phi, kept
-
-
-def _spread(count: int, chosen: int) -> set[int]:
-    """``chosen`` of ``count`` references, first one of each pair and then the others."""
-    return set([*range(0, count, 2), *range(1, count, 2)][:chosen])

@@ -64,16 +64,22 @@ def unlearn(plan: agreed.UnlearnPlan, outputs: Outputs, report: Reporter) -> agr
             losses.append(loss)
             report.step(epoch, plan.unlearn.epochs, "epoch")
 
-        weights = membership.memorisation_weights(signals)[forget] if plan.unlearn.weighted else None
+        weights = membership.memorisation_weights(
+            signals,
+            forget,
+            scale=plan.unlearn.weight_scale,
+            power=plan.unlearn.weight_power,
+            spread=plan.unlearn.weight_spread,
+            seed=seed_for(plan.seed, "weights"),
+        )
         unlearned = amun.unlearn(
             network,
             data.subset(forget),
             data.subset(retain) if "retain" in plan.unlearn.form else None,
             adversarial=examples,
             form=plan.unlearn.form,
-            weights=None if weights is None else torch.from_numpy(weights),
+            weights=torch.from_numpy(weights),
             learning_rate=plan.unlearn.learning_rate,
-            epochs=plan.unlearn.epochs,
             **finetuning(plan.unlearn),
             seed=seed_for(plan.seed, "unlearn"),
             on_epoch=on_epoch,
@@ -108,6 +114,9 @@ def unlearn(plan: agreed.UnlearnPlan, outputs: Outputs, report: Reporter) -> agr
         reference_train_size=int(signals.member.sum(1).max()),
         epochs=plan.unlearn.epochs,
         learning_rate=plan.unlearn.learning_rate,
+        weight_scale=plan.unlearn.weight_scale,
+        weight_power=plan.unlearn.weight_power,
+        weight_spread=plan.unlearn.weight_spread,
         losses=losses,
         detectable_before=detectable,
     )
@@ -115,9 +124,8 @@ def unlearn(plan: agreed.UnlearnPlan, outputs: Outputs, report: Reporter) -> agr
 
 def _unlearning_costs(plan: agreed.UnlearnPlan) -> dict[str, float]:
     live = len(plan.forget) + len(plan.retain) + len(plan.calibration) + len(plan.audit_controls)
-    tuned = len(plan.forget) * (1 + ("forget" in plan.unlearn.form)) + len(plan.retain) * (
-        "retain" in plan.unlearn.form
-    )
+    retained = plan.unlearn.retain_share * len(plan.retain) if "retain" in plan.unlearn.form else 0
+    tuned = len(plan.forget) * (1 + ("forget" in plan.unlearn.form)) + retained
     costs = {
         "load": 0.2 * live,
         "attack": len(plan.forget) * (30.0 if plan.attack.method == "boundary" else 110.0),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from worker.unlearning.adversarial import Adversarial
-from worker.unlearning.finetuning import DataSet, Mask, Part, finetune
+from worker.unlearning.finetuning import DataSet, Part, finetune, saliency
 from worker.unlearning.training import OnEpoch
 
 FORMS = ("retain+forget+adversarial", "forget+adversarial", "retain+adversarial", "adversarial")
@@ -20,9 +20,9 @@ def unlearn(
     form: str,
     weights: Tensor | None = None,
     retain_share: float = 1.0,
-    mask: Mask | None = None,
+    saliency_share: float | None = None,
     learning_rate: float,
-    learning_rate_decay_every: int | None,
+    schedule: str,
     epochs: int,
     batch_size: int,
     momentum: float,
@@ -45,10 +45,10 @@ def unlearn(
         form: which sets are trained on, one of `FORMS`.
         weights: factor of each adversarial sample's loss, N of the forget set, at least 0; None: all 1.
         retain_share: share of the retained set in each epoch, another draw each time; 0 < share <= 1.
-        mask: weights that may move, from `finetuning.saliency` for AMUN+SalUn; None: all.
+        saliency_share: AMUN+SalUn, only this share of the weights moves, see `finetuning.saliency`; None: all.
         augment: random crop and flip on the retained and forget set; the adversarial set is never augmented, because
             a moved example is no longer the nearest one.
-        learning_rate_decay_every, seed, mixed_precision: see `finetuning.finetune`.
+        schedule, seed, mixed_precision: see `finetuning.finetune`.
 
     Raises:
         ValueError: an empty forget set, an unknown form, a form that needs a retained set where there is none, rows of
@@ -79,7 +79,7 @@ def unlearn(
         network,
         parts,
         learning_rate=learning_rate,
-        learning_rate_decay_every=learning_rate_decay_every,
+        schedule=schedule,
         epochs=epochs,
         batch_size=batch_size,
         momentum=momentum,
@@ -87,6 +87,6 @@ def unlearn(
         augment=augment,
         seed=seed,
         mixed_precision=mixed_precision,
-        mask=mask,
+        mask=None if saliency_share is None else saliency(network, forget, share=saliency_share, batch_size=batch_size),
         on_epoch=on_epoch,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,8 @@ from torch import Tensor, nn
 
 from worker.unlearning.finetuning import DataSet, Part, finetune, saliency
 from worker.unlearning.training import OnEpoch, infer, train
+
+_GLOBAL_GENERATOR = threading.Lock()  # torch has one for all threads, and initial weights come from it
 
 
 def retrain(
@@ -34,9 +37,10 @@ def retrain(
     The same call trains the first model and the reference models. Initial weights, order and augmentation follow from
     ``seed``; torch's global generator is left as it was. See `training.train` for the other arguments and the errors.
     """
-    with torch.random.fork_rng(devices=[]):
+    with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network = build().to(inputs.device, memory_format=torch.channels_last)
+        network = build().to(inputs.device)
+    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
     return train(
         network,
         inputs,

@@ -13,6 +13,14 @@ from torch.optim import SGD
 
 from worker.unlearning.training import OnEpoch, augmented, bfloat16, finite, normalize_by_batch, shuffled_batches
 
+SCHEDULES: dict[str, Callable[[float, int], float]] = {
+    "linear": lambda passed, epochs: 1 - passed / epochs,
+    "constant": lambda passed, epochs: 1.0,
+    "tenth-each-epoch": lambda passed, epochs: 0.1 ** int(passed),
+    "tenth-each-fifth-epoch": lambda passed, epochs: 0.1 ** (int(passed) // 5),
+}
+"""Factor of the learning rate by name, after ``passed`` of ``epochs`` epochs; the last three are the paper's."""
+
 DataSet = tuple[Tensor, Tensor]
 """Images in [0, 1], N x C x H x W, and their labels, int64."""
 
@@ -36,7 +44,7 @@ def finetune(
     parts: list[Part],
     *,
     learning_rate: float,
-    learning_rate_decay_every: int | None,
+    schedule: str,
     epochs: int,
     batch_size: int,
     momentum: float,
@@ -52,7 +60,8 @@ def finetune(
     """A copy of ``network``, in evaluation mode, after SGD on the weighted cross-entropy of the parts.
 
     Args:
-        learning_rate_decay_every: the learning rate is divided by ten after this many epochs; None: never.
+        schedule: one of `SCHEDULES`: the learning rate falls to 0 in a straight line, stays, or is divided by ten after
+            every epoch or every fifth.
         augment: random crop and flip of the parts that may be moved.
         seed: fixes order, draws and augmentation.
         mixed_precision: see `training.train`.
@@ -62,9 +71,11 @@ def finetune(
         ascend: climb the loss instead.
 
     Raises:
-        ValueError: nothing to train on.
+        ValueError: an unknown schedule, or nothing to train on.
         Diverged: the loss of an epoch is not finite.
     """
+    if schedule not in SCHEDULES:
+        raise ValueError(f"unknown schedule {schedule!r}: choose one of {', '.join(SCHEDULES)}")
     images = torch.cat([part.images for part in parts])
     labels = torch.cat([part.labels for part in parts])
     device = images.device
@@ -75,12 +86,13 @@ def finetune(
     generator = torch.Generator().manual_seed(seed)
     optimizer = SGD(network.parameters(), learning_rate, momentum=momentum, weight_decay=weight_decay)
     for epoch in range(1, epochs + 1):
-        if learning_rate_decay_every:
-            optimizer.param_groups[0]["lr"] = learning_rate * 0.1 ** ((epoch - 1) // learning_rate_decay_every)
         drawn = _drawn([(len(part.images), part.share) for part in parts], generator)
         normalize_by_batch(network, len(drawn))
         total = torch.zeros((), device=device)
-        for places in shuffled_batches(len(drawn), batch_size, generator):
+        batches = shuffled_batches(len(drawn), batch_size, generator)
+        for number, places in enumerate(batches):
+            passed = epoch - 1 + number / len(batches)
+            optimizer.param_groups[0]["lr"] = learning_rate * SCHEDULES[schedule](passed, epochs)
             rows = drawn[places].to(device)
             batch = images[rows]
             if augment:

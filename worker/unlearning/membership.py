@@ -164,6 +164,7 @@ class Remaining:
 
     value: float
     standard_error: float
+    information: float  # sum over the forget set of w d: how much of a pooled R this one is
 
 
 def remaining_membership(
@@ -187,18 +188,35 @@ def remaining_membership(
         raise NoEffect("the reference models show no membership effect on these samples")
     value = excess[forget].sum() / total - excess[controls].sum() / total_controls
     standard_error = excess[controls].std(ddof=1) * np.sqrt(len(forget)) / total
-    return Remaining(float(value), float(standard_error))
+    return Remaining(float(value), float(standard_error), float(total))
 
 
-def memorisation_weights(references: ReferenceSignals) -> Values:
-    """Weight in [0, 1] of each sample by how much models memorise images of its difficulty.
+def memorisation_weights(
+    references: ReferenceSignals, forget: Rows, *, scale: float, power: float, spread: bool, seed: int
+) -> Values:
+    """Weight of each forget sample's adversarial example, at least 0: scale x clip(effect / q90, 0, 1) ** power.
 
-    clip(d(mean_out) / q90, 0, 1) with d the quadratic curve of the effect over all samples and q90 its 90% quantile. 1
-    everywhere where the references memorise nothing, for then nothing tells the samples apart.
+    q90 is the 90% quantile of the effect over all samples: what models memorise most is unlearned most. 1 in place of
+    the clipped share where the references memorise nothing, for then nothing tells the samples apart.
+
+    Args:
+        forget: their rows.
+        scale: the strength, above 0.
+        power: 0 takes no account of memorisation.
+        spread: multiply each by an exponential variate of mean 1. Alike weights leave samples that are more alike than
+            never-trained images are, which absolute z shows.
+        seed: of these variates.
+
+    Raises:
+        ValueError: a negative power, or a scale that is not positive.
     """
-    typical = references.typical_effect
-    top = np.quantile(typical, 0.9)
-    return np.clip(typical / top, 0, 1) if top > 0 else np.ones_like(typical)
+    if power < 0 or scale <= 0:
+        raise ValueError(f"a power of {power} or a scale of {scale} is out of range")
+    top = np.quantile(references.effect, 0.9)
+    share = np.clip(references.effect[forget] / top, 0, 1) if top > 0 else np.ones(len(forget))
+    factor = np.random.default_rng(seed).exponential(size=len(forget)) if spread else 1.0
+    weights: Values = scale * share**power * factor
+    return weights
 
 
 def rmia(

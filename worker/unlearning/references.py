@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -68,28 +71,67 @@ def train(
     schedule: str,
     augment: bool,
     seed: int,
+    together: int = 1,
+    mixed_precision: bool = False,
+    compiled: bool = False,
 ) -> Iterator[Reference]:
-    """Train the references one after the other and yield each as it ends, so that signals are saved at once.
+    """Train the references and yield each as it ends, in their order, so that signals are saved at once.
 
     Args:
         inputs, labels: all images of the pool, N; training images and controls alike.
         members: K x N, see `assign`.
+        together: how many are trained at once, each in a thread and, on a GPU, a stream of its own. Their weights do not
+            depend on it.
 
     See `training.train` for the recipe and the errors.
     """
-    for index, trained_on in enumerate(members):
-        rows = torch.from_numpy(np.flatnonzero(trained_on)).to(inputs.device)
-        network = retrain(
-            build,
-            inputs[rows],
-            labels[rows],
-            epochs=epochs,
-            batch_size=batch_size,
-            learning_rate=learning_rate,
-            momentum=momentum,
-            weight_decay=weight_decay,
-            schedule=schedule,
-            augment=augment,
-            seed=int(drawn(seed, index).integers(2**31)),
-        )
-        yield Reference(index, network, signal(infer(network, inputs), labels))
+
+    def one(index: int) -> Reference:
+        rows = torch.from_numpy(np.flatnonzero(members[index])).to(inputs.device)
+        with _own_stream(inputs.device, together):
+            network = retrain(
+                build,
+                inputs[rows],
+                labels[rows],
+                epochs=epochs,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                momentum=momentum,
+                weight_decay=weight_decay,
+                schedule=schedule,
+                augment=augment,
+                seed=int(drawn(seed, index).integers(2**31)),
+                mixed_precision=mixed_precision,
+                compiled=compiled,
+            )
+            return Reference(index, network, signal(infer(network, inputs), labels))
+
+    if together < 1:
+        raise ValueError(f"{together} references cannot be trained together")
+    if together == 1:
+        yield from map(one, range(len(members)))
+        return
+    pool = ThreadPoolExecutor(together, thread_name_prefix="reference")
+    waiting: deque[Future[Reference]] = deque()
+    try:
+        for index in range(len(members)):
+            # No more than these are begun, so that a slow consumer does not pile up networks.
+            if len(waiting) == together:
+                yield waiting.popleft().result()
+            waiting.append(pool.submit(one, index))
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+@contextmanager
+def _own_stream(device: torch.device, together: int) -> Iterator[None]:
+    if device.type != "cuda" or together == 1:
+        yield
+        return
+    stream = torch.cuda.Stream(device)
+    stream.wait_stream(torch.cuda.default_stream(device))  # the images were put there by it
+    with torch.cuda.stream(stream):
+        yield
+    stream.synchronize()

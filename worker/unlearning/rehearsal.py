@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -18,25 +18,39 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from worker.unlearning import adversarial, amun, membership, statistics
+from worker.unlearning.audit import FORGET_FOR_AN_AUC
 from worker.unlearning.references import drawn
 from worker.unlearning.training import infer
 
 Rows = NDArray[np.int64]
 
+SCALES_BETWEEN = 41  # looked at between the lowest and the highest that were tried
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one pseudo-request showed; of aggregates only."""
+
+    auc_z: float | None  # None below 20 forget samples
+    membership: float  # R, the remaining membership share; 0 where training left nothing that could remain
+    information: float  # weight of this R in a pooled one
+    accuracy: float  # on images the model never saw, 0..1
+
 
 @dataclass(frozen=True)
 class Strength:
-    """The strength chosen for one size of request and what it did there: aggregates over models, no samples."""
+    """The strength chosen for one size of request, and what it did to requests it was not chosen on."""
 
     size: int
     learning_rate: float
-    epochs: int
+    weight_scale: float
+    requests: int  # that show it
     models: int
-    auc_z_mean: float
-    auc_z_sd: float
-    membership_mean: float  # R, the remaining membership share
-    membership_sd: float
-    membership_before_mean: float
+    auc_z_mean: float | None  # None below 20 forget samples
+    auc_z_sd: float | None
+    membership: float  # R over all these requests
+    membership_standard_error: float | None  # None for a single request
+    membership_before: float
     accuracy_change_mean: float  # on images the model never saw, after minus before
 
 
@@ -48,13 +62,6 @@ class _Request:
     audit: Rows
 
 
-@dataclass(frozen=True)
-class _Outcome:
-    auc_z: float
-    membership: float
-    accuracy: float
-
-
 def rehearse(
     networks: Mapping[int, nn.Module],
     inputs: Tensor,
@@ -63,26 +70,28 @@ def rehearse(
     members: NDArray[np.bool_],
     *,
     sizes: Sequence[int],
+    requests: int,
     learning_rates: Sequence[float],
-    epochs: int,
+    weight_scales: Sequence[float],
+    weight_power: float,
+    weight_spread: bool,
     form: str,
-    weighted: bool,
     attack: Mapping[str, Any],
     finetuning: Mapping[str, Any],
     tolerance: float,
     tolerance_membership: float,
+    tolerance_accuracy: float,
     seed: int,
     on_run: Callable[[int, int], None] | None = None,
 ) -> list[Strength]:
-    """For each size the learning rate and number of epochs after which the forgotten look least like members.
+    """For each size the learning rate and weight of the examples after which the forgotten look least like members.
 
-    On each network a pseudo-request of that size is drawn from its own training images; the images it never saw are its
+    On each network pseudo-requests of that size are drawn from its own training images; the images it never saw are its
     controls, half of them to calibrate and half to judge. The rehearsed model and its pair, trained on exactly the
     images it was not, are left out of the signals that judge it: so forgotten images and controls have equally many
-    references on either side, none of them the model itself. One run of each learning rate gives the outcome of every
-    epoch. Chosen is the least mean over the networks of (AUC(z) - 1/2)^2 / tolerance^2 + R^2 / tolerance_membership^2 +
-    (change of accuracy)^2 / tolerance^2, which counts the spread between models as well as their mean, averaged with
-    the epoch before and after.
+    references on either side, none of them the model itself. Every strength is tried on the same requests and `choose`
+    takes the best; what it does is then measured on as many new requests, so that the evidence is not what the choice
+    was made by.
 
     Args:
         networks: reference models that still exist, by their row in ``phi`` and ``members``.
@@ -90,59 +99,128 @@ def rehearse(
         phi: signals of the references, K x N.
         members: which reference was trained on which image, K x N, from `references.assign`.
         sizes: of requests; one larger than half of what a reference was trained on is cut to that.
-        epochs: every number of epochs up to this one is judged.
-        form, weighted: of `amun.unlearn`.
+        requests: of each size, on each network.
+        weight_scales: factors of the adversarial set's weights.
+        weight_power, weight_spread: of `membership.memorisation_weights`.
+        form: of `amun.unlearn`.
         attack: keywords of `adversarial.nearest`.
         finetuning: the other keywords of `amun.unlearn`.
+        tolerance, tolerance_membership, tolerance_accuracy: see `choose`.
         on_run: called after each run with the number of runs done and of all runs.
 
     Raises:
-        ValueError: no networks, sizes, learning rates or epochs, a size below two, or a single pair of references.
+        ValueError: no networks, sizes, requests, learning rates or scales, a size below one, or a single pair of
+            references.
         Diverged: a fine-tuning's loss is not finite.
     """
-    if not networks or not sizes or not learning_rates or epochs < 1:
-        raise ValueError("a rehearsal needs networks, sizes, learning rates and at least one epoch")
-    if min(sizes) < 2:
-        raise ValueError("requests of fewer than two images have no AUC to rehearse for")
+    if not (networks and sizes and learning_rates and weight_scales) or requests < 1 or min(sizes) < 1:
+        raise ValueError("a rehearsal needs networks, sizes, requests, learning rates and scales, each at least one")
     if len(members) < 4:
         raise ValueError("a rehearsal needs a pair of references besides the rehearsed one's")
     sizes = sorted({min(size, int(members.sum(1).min()) // 2) for size in sizes})
-    runs, done, chosen = len(sizes) * len(networks) * len(learning_rates), 0, []
-    for size in sizes:
-        before: list[_Outcome] = []
-        after: dict[tuple[float, int], list[_Outcome]] = {}
-        for index, network in networks.items():
-            request = _draw(members[index], size, drawn(seed, size, index))
+    grid = list(product(learning_rates, weight_scales))
+    runs, done, strengths = len(sizes) * len(networks) * requests * (len(grid) + 1), 0, []
+
+    def attempts(
+        size: int, first: int, tried: Sequence[tuple[float, float]]
+    ) -> tuple[list[Outcome], list[list[Outcome]]]:
+        """Outcomes before and, for each strength tried, after, of the same requests."""
+        nonlocal done
+        before: list[Outcome] = []
+        after: list[list[Outcome]] = [[] for _ in tried]
+        for (index, network), number in product(networks.items(), range(first, first + requests)):
+            request = _draw(members[index], size, drawn(seed, size, index, number))
             others = np.arange(len(members)) // 2 != index // 2
             references = membership.ReferenceSignals(phi[others], members[others])
-            forget = inputs[request.forget], labels[request.forget]
-            retain = inputs[request.retain], labels[request.retain]
+            forget, retain = ((inputs[rows], labels[rows]) for rows in (request.forget, request.retain))
             examples = adversarial.nearest(network, *forget, **attack)
-            weights = membership.memorisation_weights(references)[request.forget] if weighted else None
-            judge = partial(_judge, inputs=inputs, labels=labels, references=references, request=request)
-            before.append(judge(network))
-            for learning_rate in learning_rates:
-                outcomes: list[_Outcome] = []
-                amun.unlearn(
+            before.append(_judge(network, inputs, labels, references, request))
+            own_seed = int(drawn(seed, size, index, number, 1).integers(2**31))
+            for outcomes, (learning_rate, scale) in zip(after, tried, strict=True):
+                weights = membership.memorisation_weights(
+                    references, request.forget, scale=scale, power=weight_power, spread=weight_spread, seed=own_seed
+                )
+                unlearned = amun.unlearn(
                     network,
                     forget,
                     retain if "retain" in form else None,
                     adversarial=examples,
                     form=form,
-                    weights=None if weights is None else torch.from_numpy(weights),
+                    weights=torch.from_numpy(weights),
                     learning_rate=learning_rate,
-                    epochs=epochs,
-                    seed=seed,
-                    on_epoch=partial(_note, outcomes, judge),
+                    seed=own_seed,
                     **finetuning,
                 )
-                for epoch, outcome in enumerate(outcomes, start=1):
-                    after.setdefault((learning_rate, epoch), []).append(outcome)
+                outcomes.append(_judge(unlearned, inputs, labels, references, request))
                 done += 1
                 if on_run:
                     on_run(done, runs)
-        chosen.append(_choose(size, before, after, tolerance, tolerance_membership))
-    return chosen
+        return before, after
+
+    for size in sizes:
+        before, tried = attempts(size, 0, grid)
+        learning_rate, scale = choose(
+            dict(zip(grid, tried, strict=True)), before, tolerance, tolerance_membership, tolerance_accuracy
+        )
+        before, (shown,) = attempts(size, requests, [(learning_rate, scale)])
+        strengths.append(_strength(size, learning_rate, scale, len(networks), before, shown))
+    return strengths
+
+
+def choose(
+    tried: Mapping[tuple[float, float], Sequence[Outcome]],
+    before: Sequence[Outcome],
+    tolerance: float,
+    tolerance_membership: float,
+    tolerance_accuracy: float,
+) -> tuple[float, float]:
+    """The learning rate and weight scale with the least (AUC(z) - 1/2)^2 / tolerance^2 + R^2 / tolerance_membership^2
+    + (loss of accuracy)^2 / tolerance_accuracy^2.
+
+    One request is noisy and all of them move smoothly with the scale, so for each learning rate each of the three is
+    first drawn as a curve over its logarithm (quadratic, or a line through two), R as the pooled one. The least is looked
+    for along the curves, between the scales that were tried. Strengths that lose more accuracy than its tolerance are
+    taken only where all do.
+
+    Args:
+        tried: outcomes by learning rate and weight scale.
+        before: outcomes of the same requests before unlearning.
+    """
+    accurate = np.array([outcome.accuracy for outcome in before])
+    candidates: list[tuple[bool, float, tuple[float, float]]] = []
+    for rate in sorted({rate for rate, _ in tried}):
+        scales = sorted(scale for at, scale in tried if at == rate)
+        outcomes = [tried[rate, scale] for scale in scales]
+        between = np.geomspace(scales[0], scales[-1], SCALES_BETWEEN) if len(scales) > 1 else np.array(scales)
+        losses = [float((accurate - [one.accuracy for one in found]).mean()) for found in outcomes]
+        auc_z = _curve(scales, [_mean_auc(found) - 0.5 for found in outcomes], between)
+        remaining = _curve(scales, [pooled(found)[0] for found in outcomes], between)
+        lost = np.maximum(_curve(scales, losses, between), 0)
+        deviation = (
+            (auc_z / tolerance) ** 2 + (remaining / tolerance_membership) ** 2 + (lost / tolerance_accuracy) ** 2
+        )
+        candidates += [
+            (bool(loss > tolerance_accuracy), float(value), (rate, float(f"{scale:.3g}")))
+            for scale, value, loss in zip(between, deviation, lost, strict=True)
+        ]
+    return min(candidates)[2]
+
+
+def pooled(outcomes: Sequence[Outcome]) -> tuple[float, float]:
+    """R over several requests, each by its information, and its standard error from how far they lie apart.
+
+    The error is that of a ratio of sums (Cochran 1977, section 6.4); infinite for a single request.
+    """
+    value = np.array([outcome.membership for outcome in outcomes])
+    information = np.array([outcome.information for outcome in outcomes])
+    total = information.sum()
+    if total <= 0:
+        return 0.0, float("inf")
+    ratio = float((information * value).sum() / total)
+    if len(outcomes) < 2:
+        return ratio, float("inf")
+    apart = (information * (value - ratio)) ** 2
+    return ratio, float(np.sqrt(apart.sum() * len(outcomes) / (len(outcomes) - 1)) / total)
 
 
 def rehearsed(references: int, models: int) -> list[int]:
@@ -168,66 +246,52 @@ def _judge(
     labels: Tensor,
     references: membership.ReferenceSignals,
     request: _Request,
-) -> _Outcome:
+) -> Outcome:
     logits = infer(network, inputs)
     calibration = membership.calibrate(membership.signal(logits, labels), references, request.calibration)
     controls = np.concatenate([request.calibration, request.audit])
     try:
-        remaining = membership.remaining_membership(calibration, references, request.forget, request.audit).value
+        remaining = membership.remaining_membership(calibration, references, request.forget, request.audit)
     except membership.NoEffect:
-        remaining = 0.0  # training on these images left nothing that could remain
-    return _Outcome(
-        auc_z=statistics.auc(calibration.z[request.forget], calibration.z[request.audit]).value,
-        membership=remaining,
+        remaining = membership.Remaining(0.0, 0.0, 0.0)
+    z = calibration.z
+    enough = min(len(request.forget), len(request.audit)) >= FORGET_FOR_AN_AUC
+    return Outcome(
+        auc_z=statistics.auc(z[request.forget], z[request.audit]).value if enough else None,
+        membership=remaining.value,
+        information=remaining.information,
         accuracy=(logits.argmax(1) == labels)[controls].double().mean().item(),
     )
 
 
-def _note(
-    outcomes: list[_Outcome], judge: Callable[[nn.Module], _Outcome], epoch: int, loss: float, network: nn.Module
-) -> None:
-    outcomes.append(judge(network))
+def _mean_auc(outcomes: Sequence[Outcome]) -> float:
+    """Mean AUC(z), or 1/2 where requests of this size have none: then R alone decides."""
+    values = [outcome.auc_z for outcome in outcomes if outcome.auc_z is not None]
+    return float(np.mean(values)) if values else 0.5
 
 
-def _choose(
-    size: int,
-    before: list[_Outcome],
-    after: dict[tuple[float, int], list[_Outcome]],
-    tolerance: float,
-    tolerance_membership: float,
+def _curve(scales: Sequence[float], values: Sequence[float], at: NDArray[np.float64]) -> NDArray[np.float64]:
+    if len(scales) == 1:
+        return np.array(values)
+    degree = min(2, len(scales) - 1)
+    return np.polyval(np.polyfit(np.log(scales), values, degree), np.log(at)).astype(np.float64)
+
+
+def _strength(
+    size: int, learning_rate: float, scale: float, models: int, before: Sequence[Outcome], after: Sequence[Outcome]
 ) -> Strength:
-    """The strength with the least deviation; one epoch's jitter is evened out with the epoch before and after it."""
-    accuracy = np.array([outcome.accuracy for outcome in before])
-    deviation = {
-        strength: np.mean(
-            [
-                ((outcome.auc_z - 0.5) / tolerance) ** 2
-                + (outcome.membership / tolerance_membership) ** 2
-                + ((outcome.accuracy - accurate) / tolerance) ** 2
-                for outcome, accurate in zip(outcomes, accuracy, strict=True)
-            ]
-        )
-        for strength, outcomes in after.items()
-    }
-    learning_rate, epochs = min(
-        deviation,
-        key=lambda strength: np.mean(
-            [deviation[near] for step in (-1, 0, 1) if (near := (strength[0], strength[1] + step)) in deviation]
-        ),
-    )
-    outcomes = after[learning_rate, epochs]
-    auc_z = np.array([outcome.auc_z for outcome in outcomes])
-    remaining = np.array([outcome.membership for outcome in outcomes])
-    spread = 1 if len(outcomes) > 1 else 0
+    auc_z = [outcome.auc_z for outcome in after if outcome.auc_z is not None]
+    remaining, error = pooled(after)
     return Strength(
         size=size,
         learning_rate=learning_rate,
-        epochs=epochs,
-        models=len(outcomes),
-        auc_z_mean=float(auc_z.mean()),
-        auc_z_sd=float(auc_z.std(ddof=spread)),
-        membership_mean=float(remaining.mean()),
-        membership_sd=float(remaining.std(ddof=spread)),
-        membership_before_mean=float(np.mean([outcome.membership for outcome in before])),
-        accuracy_change_mean=float(np.mean([outcome.accuracy for outcome in outcomes]) - accuracy.mean()),
+        weight_scale=scale,
+        requests=len(after),
+        models=models,
+        auc_z_mean=float(np.mean(auc_z)) if auc_z else None,
+        auc_z_sd=float(np.std(auc_z, ddof=1)) if len(auc_z) > 1 else None,
+        membership=remaining,
+        membership_standard_error=error if np.isfinite(error) else None,
+        membership_before=pooled(before)[0],
+        accuracy_change_mean=float(np.mean([b.accuracy - a.accuracy for a, b in zip(before, after, strict=True)])),
     )

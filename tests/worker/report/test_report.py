@@ -75,7 +75,6 @@ def facts(result: Result) -> dict[str, Any]:
         },
         "rehearsed": None,
         "form": "retain+adversarial",
-        "weighted": True,
         "gate": {"decision": "released", "rule": "released where the verdict is pass"},
     }
 

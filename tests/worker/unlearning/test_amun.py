@@ -2,12 +2,12 @@ import pytest
 import torch
 from torch import nn
 
-from worker.unlearning import adversarial, amun, networks, training
+from worker.unlearning import adversarial, amun, finetuning, networks, training
 
 FINETUNING = {
     "form": "retain+forget+adversarial",
     "learning_rate": 0.01,
-    "learning_rate_decay_every": None,
+    "schedule": "constant",
     "epochs": 1,
     "batch_size": 8,
     "momentum": 0.9,
@@ -145,23 +145,32 @@ def test_the_same_seed_gives_the_same_network():
     assert not torch.equal(first[0].weight, other[0].weight)
 
 
-def test_the_learning_rate_is_divided_by_ten_after_the_given_epochs():
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("constant", [1, 1, 1, 1, 1, 1, 1]),
+        ("tenth-each-fifth-epoch", [1, 1, 1, 1, 1, 0.1, 0.1]),
+        ("tenth-each-epoch", [1, 0.1, 0.01]),
+        ("linear", [1, 3 / 4, 2 / 4, 1 / 4]),
+    ],
+)
+def test_the_learning_rate_follows_the_schedule(schedule, rates):
     forget, _, _ = case(forgotten=1, size=2)
     network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
     for parameter in network.parameters():
         nn.init.zeros_(parameter)
     biases = [torch.zeros(3)]
-    plain = {"form": "adversarial", "momentum": 0.0, "weight_decay": 0.0, "learning_rate": 1e-3, "epochs": 4}
+    plain = {"form": "adversarial", "momentum": 0.0, "weight_decay": 0.0, "learning_rate": 1e-3}
     amun.unlearn(
         network,
         forget,
         adversarial=examples(torch.zeros(1, 1, 2, 2), torch.tensor([1])),
-        **FINETUNING | plain | {"learning_rate_decay_every": 2},
+        **FINETUNING | plain | {"schedule": schedule, "epochs": len(rates)},
         on_epoch=lambda epoch, loss, network: biases.append(network[1].bias.detach().clone()),
     )
     # At zero logits the gradient of the example's own bias is 1/3 - 1.
     moved = torch.stack(biases).diff(dim=0)[:, 1] / (2 / 3)
-    assert torch.allclose(moved, torch.tensor([1e-3, 1e-3, 1e-4, 1e-4]), rtol=1e-2)
+    assert torch.allclose(moved, 1e-3 * torch.tensor(rates), rtol=2e-2)
 
 
 def test_a_last_batch_of_one_image_does_not_reach_batch_norm():
@@ -194,6 +203,28 @@ def test_digits_that_were_forgotten_lose_their_lead_and_the_others_keep_theirs()
     assert training.accuracy(result, *retain) > 0.99
 
 
+def test_a_share_of_the_retained_set_is_drawn_anew_in_each_epoch():
+    forget, retain, found = case(forgotten=4, retained=60)
+    network = Recorder()
+    options = {"form": "retain+adversarial", "epochs": 3, "batch_size": 64}
+    amun.unlearn(network, forget, retain, adversarial=found, retain_share=0.5, **FINETUNING | options)
+    epochs = [is_among(retain[0], batch) for batch in network.seen]
+    assert [epoch.sum().item() for epoch in epochs] == [30, 30, 30]
+    assert not torch.equal(epochs[0], epochs[1])
+    assert all(is_among(found.inputs, batch).all() for batch in network.seen)
+
+
+def test_amun_with_salun_moves_only_what_is_salient_for_the_forget_set():
+    forget, retain, found = case()
+    network = small_network()
+    mask = finetuning.saliency(network, forget, share=0.3, batch_size=8)
+    result = amun.unlearn(network, forget, retain, adversarial=found, saliency_share=0.3, **FINETUNING | {"epochs": 3})
+    moved = dict(result.named_parameters())
+    for name, before in network.named_parameters():
+        assert torch.equal(moved[name][~mask[name]], before[~mask[name]])
+    assert any((moved[name] != before).any() for name, before in network.named_parameters())
+
+
 def test_what_cannot_be_done_is_refused():
     forget, retain, found = case()
     network = small_network()
@@ -207,6 +238,10 @@ def test_what_cannot_be_done_is_refused():
         amun.unlearn(network, (forget[0][:5], forget[1][:5]), retain, adversarial=found, **FINETUNING)
     with pytest.raises(ValueError, match="weights"):
         amun.unlearn(network, forget, retain, adversarial=found, weights=-torch.ones(6), **FINETUNING)
+    with pytest.raises(ValueError, match="share"):
+        amun.unlearn(network, forget, retain, adversarial=found, retain_share=0.0, **FINETUNING)
+    with pytest.raises(ValueError, match="unknown schedule"):
+        amun.unlearn(network, forget, retain, adversarial=found, **FINETUNING | {"schedule": "cosine"})
     none = examples(forget[0], forget[1], torch.zeros(6, dtype=torch.bool))
     with pytest.raises(ValueError, match="no images"):
         amun.unlearn(network, forget, adversarial=none, **FINETUNING | {"form": "adversarial"})

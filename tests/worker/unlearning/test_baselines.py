@@ -22,7 +22,7 @@ ONE_STEP = {
     "epochs": 1,
     "batch_size": 99,
     "learning_rate": 0.5,
-    "learning_rate_decay_every": None,
+    "schedule": "constant",
     "momentum": 0.0,
     "weight_decay": 0.0,
     "augment": False,

@@ -8,7 +8,7 @@ from worker.unlearning.finetuning import Part, finetune, saliency
 
 OPTIONS = {
     "learning_rate": 0.1,
-    "learning_rate_decay_every": None,
+    "schedule": "constant",
     "epochs": 2,
     "batch_size": 8,
     "momentum": 0.9,

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from scipy.stats import norm
+from scipy.stats import kstest, norm
 from sklearn.svm import SVC
 
 from worker.unlearning import membership, statistics
@@ -13,6 +13,7 @@ TRAINED, CONTROLS, REFERENCES = 600, 900, 16
 FORGET = np.arange(150)
 CALIBRATION = np.arange(TRAINED, TRAINED + CONTROLS, 2)
 AUDIT = CALIBRATION + 1
+PLAIN = {"scale": 1.0, "power": 1.0, "spread": False, "seed": 0}
 
 
 def effect_of(difficulty):
@@ -178,18 +179,41 @@ def test_remaining_membership_needs_an_effect():
 
 
 def test_memorisation_weights_follow_the_effect(world):
-    weights = membership.memorisation_weights(world.references)
+    everything = np.arange(TRAINED + CONTROLS)
+    weights = membership.memorisation_weights(world.references, everything, **PLAIN)
     assert weights.min() >= 0
     assert weights.max() == 1
     hard, easy = world.difficulty < 1, world.difficulty > 5
-    assert weights[hard].mean() > 0.8
+    assert weights[hard].mean() > 0.7
     assert weights[easy].mean() < 0.2
+    assert np.allclose(
+        membership.memorisation_weights(world.references, FORGET, **PLAIN | {"power": 2.0, "scale": 3.0}),
+        3 * weights[FORGET] ** 2,
+    )
 
 
 def test_memorisation_weights_are_one_where_nothing_is_memorised():
     member = np.array([[True] * 5, [False] * 5])
     references = membership.ReferenceSignals(np.tile(np.arange(5.0), (2, 1)), member)
-    assert membership.memorisation_weights(references).tolist() == [1.0] * 5
+    assert membership.memorisation_weights(references, np.arange(5), **PLAIN).tolist() == [1.0] * 5
+
+
+def test_spread_weights_vary_as_an_exponential_law_does_and_follow_from_the_seed(world):
+    many = np.tile(FORGET, 40)
+    plain = membership.memorisation_weights(world.references, many, **PLAIN)
+    spread = membership.memorisation_weights(world.references, many, **PLAIN | {"spread": True})
+    factor = spread[plain > 0] / plain[plain > 0]
+    assert kstest(factor, "expon").pvalue > 0.001
+    again = membership.memorisation_weights(world.references, many, **PLAIN | {"spread": True})
+    other = membership.memorisation_weights(world.references, many, **PLAIN | {"spread": True, "seed": 1})
+    assert np.array_equal(spread, again)
+    assert not np.array_equal(spread, other)
+
+
+@pytest.mark.parametrize("change", [{"power": -1.0}, {"scale": 0.0}])
+def test_weights_out_of_range_are_refused(world, change):
+    with pytest.raises(ValueError, match="out of range"):
+        membership.memorisation_weights(world.references, FORGET, **PLAIN | change)
 
 
 @pytest.mark.parametrize("gamma", [1.0, 2.0])

@@ -1,3 +1,6 @@
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -69,3 +72,42 @@ def test_references_come_one_at_a_time_and_follow_from_the_seed():
     again = [reference.phi for reference in references.train(build, inputs, labels, members, **short, seed=5)]
     assert np.array_equal(first.phi, again[0])
     assert not np.array_equal(again[0], again[1])
+
+
+def test_references_trained_together_are_those_trained_alone_and_come_in_order():
+    inputs, labels = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 2
+    members = references.assign(30, 6, seed=0)
+    alone, together = (
+        list(references.train(build, inputs, labels, members, **RECIPE | {"epochs": 2}, seed=5, together=count))
+        for count in (1, 3)
+    )
+    assert [reference.index for reference in together] == list(range(6))
+    for one, other in zip(alone, together, strict=True):
+        assert np.array_equal(one.phi, other.phi)
+
+
+def test_no_more_networks_exist_at_once_than_are_trained_together():
+    inputs, labels = torch.rand(30, 1, 8, 8, generator=torch.Generator().manual_seed(0)), torch.arange(30) % 2
+    members = references.assign(30, 8, seed=0)
+    built, taken = [], []
+
+    def counted():
+        built.append(1)
+        assert len(built) - len(taken) <= 2 + 1  # two are trained and one is being looked at
+        return build()
+
+    options = RECIPE | {"epochs": 1}
+    for reference in references.train(counted, inputs, labels, members, **options, seed=5, together=2):
+        time.sleep(0.02)
+        taken.append(reference.index)
+    assert len(built) == 8
+
+
+def test_an_error_of_one_reference_ends_them_all():
+    inputs, labels = torch.full((30, 1, 8, 8), torch.nan), torch.arange(30) % 2
+    members = references.assign(30, 4, seed=0)
+    with pytest.raises(training.Diverged):
+        list(references.train(build, inputs, labels, members, **RECIPE, seed=5, together=2))
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("reference")]
+    with pytest.raises(ValueError, match="together"):
+        next(references.train(build, inputs, labels, members, **RECIPE, seed=5, together=0))

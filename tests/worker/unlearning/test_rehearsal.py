@@ -16,10 +16,12 @@ RECIPE = {
 }
 REHEARSAL = {
     "sizes": [40],
-    "learning_rates": [0.003, 0.01],
-    "epochs": 5,
+    "requests": 2,
+    "learning_rates": [0.02],
+    "weight_scales": [0.5, 2.0],
+    "weight_power": 1.0,
+    "weight_spread": True,
     "form": "retain+adversarial",
-    "weighted": True,
     "attack": {
         "method": "boundary",
         "batch_size": 256,
@@ -30,7 +32,8 @@ REHEARSAL = {
         "doublings": 12,
     },
     "finetuning": {
-        "learning_rate_decay_every": None,
+        "schedule": "linear",
+        "epochs": 5,
         "batch_size": 32,
         "momentum": 0.9,
         "weight_decay": 5e-4,
@@ -38,6 +41,7 @@ REHEARSAL = {
     },
     "tolerance": 0.1,
     "tolerance_membership": 0.5,
+    "tolerance_accuracy": 0.02,
     "seed": 0,
 }
 
@@ -59,25 +63,51 @@ def pool():
 
 
 def outcomes(auc_z=0.5, remaining=0.0, accuracy=0.9):
-    return [rehearsal._Outcome(auc_z, remaining, accuracy)] * 2
+    return [rehearsal.Outcome(auc_z, remaining, 1.0, accuracy)] * 2
+
+
+def chosen(tried):
+    return rehearsal.choose(tried, outcomes(), tolerance=0.1, tolerance_membership=0.5, tolerance_accuracy=0.02)
 
 
 def test_the_chosen_strength_takes_membership_away_and_leaves_accuracy(pool):
     (strength,) = rehearsal.rehearse(*pool, **REHEARSAL)
-    assert strength.size == 40
-    assert strength.models == 2
-    assert strength.membership_before_mean > 0.6
-    assert abs(strength.membership_mean) < 0.5 * strength.membership_before_mean
+    assert (strength.size, strength.models, strength.requests) == (40, 2, 4)
+    assert strength.learning_rate == 0.02
+    assert 0.5 <= strength.weight_scale <= 2.0
+    assert strength.membership_before > 0.6
+    assert abs(strength.membership) < 0.5 * strength.membership_before
+    assert strength.membership_standard_error > 0
+    assert abs(strength.auc_z_mean - 0.5) < 0.15
     assert strength.accuracy_change_mean > -0.05
+
+
+def test_requests_of_one_image_are_rehearsed_by_their_pooled_membership(pool):
+    options = REHEARSAL | {"sizes": [1], "requests": 8, "weight_scales": [1.0]}
+    (strength,) = rehearsal.rehearse(*pool, **options)
+    assert strength.auc_z_mean is None
+    assert strength.auc_z_sd is None
+    assert strength.requests == 16
+    assert strength.membership_before == pytest.approx(1, abs=0.6)
+    assert strength.membership_standard_error > 0
+
+
+def test_the_strength_is_shown_on_other_requests_than_it_was_chosen_on(pool, monkeypatch):
+    drawn = []
+    draw = rehearsal._draw
+    monkeypatch.setattr(rehearsal, "_draw", lambda *given: drawn.append(draw(*given)) or drawn[-1])
+    rehearsal.rehearse(*pool, **REHEARSAL)
+    forgotten = [frozenset(request.forget.tolist()) for request in drawn]
+    assert len(forgotten) == len(set(forgotten)) == 8
 
 
 def test_the_rehearsed_model_and_its_pair_do_not_judge_it(pool):
     networks_kept, inputs, labels, phi, members = pool
     silent = phi.copy()
     silent[2:4] = np.nan  # a signal that is not finite is refused wherever it is used
-    rehearsal.rehearse({3: networks_kept[3]}, inputs, labels, silent, members, **REHEARSAL | {"epochs": 1})
+    rehearsal.rehearse({3: networks_kept[3]}, inputs, labels, silent, members, **REHEARSAL)
     with pytest.raises(ValueError, match="finite"):
-        rehearsal.rehearse({0: networks_kept[0]}, inputs, labels, silent, members, **REHEARSAL | {"epochs": 1})
+        rehearsal.rehearse({0: networks_kept[0]}, inputs, labels, silent, members, **REHEARSAL)
 
 
 def test_requests_come_from_what_the_model_was_trained_on_and_controls_from_the_rest():
@@ -99,42 +129,79 @@ def test_rehearsed_models_are_spread_over_the_pairs():
 
 def test_runs_are_counted_and_a_size_beyond_half_of_the_training_images_is_cut(pool):
     seen = []
-    options = REHEARSAL | {"sizes": [150, 20, 400], "learning_rates": [0.003], "epochs": 1}
+    options = REHEARSAL | {"sizes": [150, 20, 400], "requests": 1, "weight_scales": [1.0]}
+    options["finetuning"] = options["finetuning"] | {"epochs": 1}
     strengths = rehearsal.rehearse(*pool, **options, on_run=lambda done, runs: seen.append((done, runs)))
     assert [strength.size for strength in strengths] == [20, 100]
-    assert seen == [(run, 4) for run in range(1, 5)]
+    assert seen == [(run, 8) for run in range(1, 9)]
 
 
 def test_rehearsing_again_gives_the_same_strength(pool):
-    options = REHEARSAL | {"learning_rates": [0.01], "epochs": 2}
+    options = REHEARSAL | {"requests": 1}
     assert rehearsal.rehearse(*pool, **options) == rehearsal.rehearse(*pool, **options)
 
 
-def test_the_least_deviation_counts_distance_and_spread():
-    before = outcomes(accuracy=0.9)
-    spread = [rehearsal._Outcome(0.42, 0.0, 0.9), rehearsal._Outcome(0.58, 0.0, 0.9)]  # 0.64 on average
-    after = {
-        (0.1, 1): spread,
-        (0.2, 1): outcomes(auc_z=0.45),  # 0.25
-        (0.3, 1): outcomes(remaining=0.2),  # 0.16
-        (0.4, 1): outcomes(remaining=-0.1, accuracy=0.84),  # 0.04 + 0.36
+def test_the_least_deviation_is_looked_for_between_the_scales_that_were_tried():
+    # AUC(z) falls in a straight line over the logarithm of the scale: 0.6, 0.5, 0.4 at 1, 2, 4.
+    tried = {(0.1, scale): outcomes(0.6 - 0.1 * step) for step, scale in enumerate((1.0, 2.0, 4.0))}
+    assert chosen(tried) == (0.1, 2.0)
+    del tried[0.1, 2.0]
+    assert chosen(tried) == (0.1, 2.0)
+
+
+def test_membership_and_accuracy_count_by_their_tolerances():
+    tried = {
+        (0.2, 1.0): outcomes(auc_z=0.45),  # 0.25
+        (0.3, 1.0): outcomes(remaining=0.2),  # 0.16
+        (0.4, 1.0): outcomes(remaining=-0.1, accuracy=0.89),  # 0.04 + 0.25
+        (0.5, 1.0): outcomes(auc_z=0.455, accuracy=0.95),  # 0.20: a gain costs nothing
     }
-    strength = rehearsal._choose(10, before, after, tolerance=0.1, tolerance_membership=0.5)
-    assert strength.learning_rate == 0.3
-    assert strength.membership_mean == pytest.approx(0.2)
-    assert strength.membership_sd == 0
-    del after[0.3, 1]
-    assert rehearsal._choose(10, before, after, 0.1, 0.5).learning_rate == 0.2
+    assert chosen(tried) == (0.3, 1.0)
+    del tried[0.3, 1.0]
+    assert chosen(tried) == (0.5, 1.0)
 
 
-def test_one_lucky_epoch_does_not_win_over_a_steady_stretch():
-    lucky = {(0.1, 1): outcomes(0.7), (0.1, 2): outcomes(0.5), (0.1, 3): outcomes(0.3)}
-    steady = {(0.2, epoch): outcomes(0.52) for epoch in (1, 2, 3)}
-    assert rehearsal._choose(10, outcomes(), lucky | steady, 0.1, 0.5).learning_rate == 0.2
+def test_a_strength_that_costs_too_much_accuracy_is_taken_only_where_all_do():
+    tried = {(0.1, 1.0): outcomes(accuracy=0.87), (0.2, 1.0): outcomes(auc_z=0.8)}
+    assert chosen(tried) == (0.2, 1.0)
+    tried[0.2, 1.0] = outcomes(auc_z=0.8, accuracy=0.86)
+    assert chosen(tried) == (0.1, 1.0)
+
+
+def test_requests_without_an_auc_are_judged_by_membership_alone():
+    tried = {(0.1, 1.0): outcomes(None, 0.3), (0.2, 1.0): outcomes(None, -0.1)}
+    assert chosen(tried) == (0.2, 1.0)
+
+
+def test_pooled_membership_is_the_ratio_of_sums_with_its_error():
+    found = [rehearsal.Outcome(None, value, weight, 0.9) for value, weight in ((1.0, 3.0), (0.0, 1.0), (0.5, 2.0))]
+    ratio, error = rehearsal.pooled(found)
+    assert ratio == pytest.approx(4 / 6)
+    apart = np.array([3 * (1 - 4 / 6), -4 / 6, 2 * (0.5 - 4 / 6)])
+    assert error == pytest.approx(np.sqrt(3 / 2 * (apart**2).sum()) / 6)
+    assert rehearsal.pooled(found[:1]) == (1.0, float("inf"))
+    assert rehearsal.pooled([rehearsal.Outcome(None, 0.0, 0.0, 0.9)]) == (0.0, float("inf"))
+
+
+def test_the_pooled_error_is_what_repeating_shows():
+    generator = np.random.default_rng(0)
+    ratios, errors = [], []
+    for _ in range(400):
+        weight = generator.gamma(2.0, size=60)
+        found = [
+            rehearsal.Outcome(None, value, w, 0.9)
+            for value, w in zip(generator.normal(0.3, 1, 60), weight, strict=True)
+        ]
+        ratio, error = rehearsal.pooled(found)
+        ratios.append(ratio)
+        errors.append(error)
+    assert np.mean(ratios) == pytest.approx(0.3, abs=0.03)
+    assert np.mean(errors) == pytest.approx(np.std(ratios), rel=0.1)
 
 
 @pytest.mark.parametrize(
-    "change", [{"sizes": []}, {"sizes": [1]}, {"learning_rates": []}, {"epochs": 0}, {"form": "retain"}]
+    "change",
+    [{"sizes": []}, {"sizes": [0]}, {"learning_rates": []}, {"weight_scales": []}, {"requests": 0}, {"form": "x"}],
 )
 def test_what_cannot_be_rehearsed_is_refused(pool, change):
     with pytest.raises(ValueError):

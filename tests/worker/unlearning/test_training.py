@@ -1,3 +1,5 @@
+import functools
+
 import pytest
 import torch
 from torch import nn
@@ -143,3 +145,31 @@ def test_augmentation_is_a_crop_of_the_padded_image_or_of_its_mirror_image(size,
     which = (batch[:, None] == allowed[None]).flatten(2).all(2)
     assert (which.sum(1) == 1).all()
     assert which[:, : len(crops)].any(1).float().mean().item() == pytest.approx(0.5, abs=0.12)
+
+
+def test_compiled_steps_give_the_same_network(monkeypatch):
+    # The "eager" backend traces as every backend does, and needs no C++ compiler.
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="eager"))
+    inputs, labels = bright_and_dark(20)
+    plain, compiled = (
+        training.train(small_network(), inputs, labels, **RECIPE, compiled=wanted).state_dict()
+        for wanted in (False, True)
+    )
+    assert plain.keys() == compiled.keys()
+    assert all(torch.allclose(plain[name], compiled[name]) for name in plain)
+
+
+def test_mixed_precision_changes_nothing_on_a_cpu():
+    inputs, labels = bright_and_dark(20)
+    plain, mixed = (
+        training.train(small_network(), inputs, labels, **RECIPE, mixed_precision=wanted).state_dict()
+        for wanted in (False, True)
+    )
+    assert all(torch.equal(plain[name], mixed[name]) for name in plain)
+
+
+def test_images_laid_out_channels_last_keep_their_values_and_their_layout_through_batches_and_crops():
+    images = training.laid_out(torch.rand(6, 3, 16, 16))
+    assert torch.equal(images, images.contiguous())
+    for batch in (images[torch.tensor([4, 1])], training.augmented(images, torch.Generator())):
+        assert batch.is_contiguous(memory_format=torch.channels_last)
