@@ -5,15 +5,12 @@ The values are resolved when a request is accepted and stored in the row; the wo
 
 from __future__ import annotations
 
-from enum import StrEnum
+import re
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-
-class NetworkName(StrEnum):
-    SMALL_CNN = "small-cnn"
-    RESNET18 = "resnet18"
+NETWORKS = ("small-cnn", "resnet18", "vgg19-bn", "resnet18-lipschitz")
 
 
 class Parameters(BaseModel):
@@ -23,8 +20,21 @@ class Parameters(BaseModel):
 
 
 class Network(Parameters):
-    name: NetworkName = Field(description="Architecture; `small-cnn` for small images, `resnet18` with the CIFAR stem.")
+    name: str = Field(
+        max_length=100,
+        description="`small-cnn` for small images, `resnet18` (CIFAR stem), `vgg19-bn` (32 x 32 and more), "
+        "`resnet18-lipschitz` (every layer's norm bounded, no batch norm), or `torchvision/` and the name of any of its "
+        "classifiers. Whether torchvision has it, and takes images of this size, shows when training starts.",
+        examples=["small-cnn", "torchvision/mobilenet_v3_small"],
+    )
     width: int = Field(default=16, ge=4, le=256, description="Channels of the first stage of `small-cnn`.")
+
+    @field_validator("name")
+    @classmethod
+    def name_is_known(cls, name: str) -> str:
+        if name not in NETWORKS and not re.fullmatch(r"torchvision/[a-z0-9_]+", name):
+            raise ValueError(f"there is no network of this name: choose {', '.join(NETWORKS)}, or torchvision/NAME")
+        return name
 
 
 class Recipe(Parameters):
@@ -154,7 +164,7 @@ DEMO = DemoCase(
     seed=4,
     controls_share=0.5,
     forget=175,
-    network=Network(name=NetworkName.SMALL_CNN, width=16),
+    network=Network(name="small-cnn", width=16),
     recipe=Recipe(epochs=20, learning_rate=0.02, weight_decay=5e-3),
     policy=Policy(
         rehearsal=Rehearsal(

@@ -13,6 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
+from models.parameters import NETWORKS
+from worker.unlearning.networks import NAMES
+
 ROOT = Path(__file__).resolve().parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
@@ -105,3 +108,7 @@ def _compose() -> list[str] | None:
     if shutil.which("docker") and subprocess.run(["docker", "compose", "version"], capture_output=True).returncode == 0:
         return ["docker", "compose"]
     return ["docker-compose"] if shutil.which("docker-compose") else None
+
+
+def test_service_and_worker_know_the_same_networks() -> None:
+    assert NETWORKS == NAMES

@@ -204,7 +204,7 @@ def _data(settings: Settings, training_set: TrainingSet, samples: list[Sample], 
 
 def _network(model: Model) -> plan.NetworkSpec:
     network = Network.model_validate(model.network)
-    return plan.NetworkSpec(name=network.name.value, width=network.width)
+    return plan.NetworkSpec(name=network.name, width=network.width)
 
 
 def _recipe(model: Model) -> plan.RecipeSpec:

@@ -12,7 +12,7 @@ from sqlalchemy import insert, select
 from starlette.testclient import TestClient
 
 from models.base import now
-from models.parameters import Network, NetworkName, Policy, Recipe
+from models.parameters import Network, Policy, Recipe
 from models.records import (
     AuditReport,
     Erasure,
@@ -102,7 +102,7 @@ class World:
                 name=name,
                 training_set_id=found.id,
                 status=status,
-                network=Network(name=NetworkName.SMALL_CNN).model_dump(mode="json"),
+                network=Network(name="small-cnn").model_dump(mode="json"),
                 recipe=Recipe().model_dump(mode="json"),
                 policy=Policy(**policy).model_dump(mode="json"),
             )

@@ -64,6 +64,7 @@ def test_a_model_is_accepted_with_every_parameter_resolved(
     ("changes", "pointer"),
     [
         ({"network": {"name": "vgg"}}, "#/network/name"),
+        ({"network": {"name": "torchvision/../x"}}, "#/network/name"),
         ({"network": {"name": "small-cnn", "depth": 3}}, "#/network/depth"),
         ({"recipe": {"epoch": 3}}, "#/recipe/epoch"),
         ({"recipe": {"epochs": 0}}, "#/recipe/epochs"),
@@ -90,6 +91,18 @@ def test_the_recipe_is_compulsory(client: TestClient, digits: uuid.UUID, operato
 
 def test_a_name_that_is_taken_is_refused(client: TestClient, digits: uuid.UUID, operator: Headers) -> None:
     assert client.post("/v1/models", headers=operator, json=body(name="digits-cnn")).status_code == 409
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vgg19-bn", "resnet18-lipschitz", "torchvision/resnet50"])
+def test_every_network_may_be_asked_for(client: TestClient, operator: Headers, name: str) -> None:
+    answer = client.post("/v1/models", headers=operator, json=body(network={"name": name}))
+    assert answer.status_code == 202
+
+
+def test_a_network_that_does_not_exist_is_refused_with_what_does(client: TestClient, operator: Headers) -> None:
+    answer = client.post("/v1/models", headers=operator, json=body(network={"name": "vgg"}))
+    assert answer.status_code == 422
+    assert "vgg19-bn" in answer.text
 
 
 def test_an_unknown_training_set_is_not_found(client: TestClient, operator: Headers) -> None:

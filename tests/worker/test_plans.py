@@ -12,7 +12,7 @@ from sqlalchemy import select, update
 
 from models import artifacts
 from models.base import now
-from models.parameters import Network, NetworkName, Policy, Recipe
+from models.parameters import Network, Policy, Recipe
 from models.records import (
     Application,
     DeletionRequest,
@@ -79,7 +79,7 @@ class Rows:
                 name=name,
                 status=status,
                 training_set_id=self.set_id,
-                network=Network(name=NetworkName.SMALL_CNN).model_dump(mode="json"),
+                network=Network(name="small-cnn").model_dump(mode="json"),
                 recipe=Recipe().model_dump(mode="json"),
                 policy=Policy().model_dump(mode="json"),
                 training=training if status is ModelStatus.READY else None,

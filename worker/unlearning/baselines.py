@@ -40,7 +40,6 @@ def retrain(
     with _GLOBAL_GENERATOR, torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = build().to(inputs.device)
-    network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing in the stubs
     return train(
         network,
         inputs,

@@ -1,0 +1,119 @@
+"""A ResNet-18 with a Lipschitz bound: a small change of the image changes the logits by little, whatever the weights.
+
+The AMUN paper (arXiv 2503.00917, section 6) unlearns such networks too: near a decision boundary that moves slowly, the
+nearest adversarial examples reach less far into what shall be kept.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+LOGIT_SCALE = 50.0
+STAGES = (64, 128, 256, 512)
+GAIN_OF_NORMALIZE = 4.0  # pixels in [0, 1] are brought to about unit variance first
+LIPSCHITZ_BOUND = GAIN_OF_NORMALIZE * LOGIT_SCALE
+"""The l2 distance of two images' logits is at most this times that of their pixels, once the norms have converged."""
+
+
+class BoundedConv2d(nn.Conv2d):
+    """A convolution whose operator norm, at its input's size with its padding and stride, is held at 1.
+
+    The norm is that of the linear map on whole images (not of the kernel as a matrix, which is no bound), followed by
+    one step of power iteration in each training pass (Miyato et al., arXiv 1802.05957; for convolutions Farnia et al.,
+    arXiv 1811.07457). Evaluation changes nothing.
+    """
+
+    iterate: Tensor
+    norm: Tensor
+
+    def __init__(self, channels: int, features: int, kernel: int, *, side: tuple[int, int], stride: int = 1) -> None:
+        super().__init__(channels, features, kernel, stride=stride, padding=kernel // 2, bias=False)
+        # Near the identity all singular values are near 1 and the branches add up; random ones would fade in 17 layers.
+        noise = torch.randn_like(self.weight) * (features * kernel**2) ** -0.5
+        nn.init.dirac_(self.weight)
+        with torch.no_grad():
+            self.weight += 0.3 * noise
+        start = torch.randn(1, channels, *side)
+        self.register_buffer("iterate", start / start.norm())
+        self.register_buffer("norm", torch.ones(()))
+        self.iterate_norm(20)
+
+    @torch.no_grad()
+    def iterate_norm(self, steps: int) -> None:
+        """Bring the iterate nearer to the image that is stretched most, and the norm nearer to that stretch."""
+        for _ in range(steps):
+            with torch.enable_grad():
+                start = self.iterate.detach().requires_grad_()
+                stretched = self._linear(start, self.weight.detach())
+                (back,) = torch.autograd.grad(stretched, start, stretched.detach())
+            self.iterate.copy_(back / back.norm().clamp(min=1e-12))
+        self.norm.copy_(self._linear(self.iterate, self.weight).norm())
+
+    def forward(self, images: Tensor) -> Tensor:
+        norm = self.norm
+        if self.training:
+            self.iterate_norm(1)
+            norm = self._linear(self.iterate.clone(), self.weight).norm()  # once more, with its gradient
+        return self._linear(images, self.weight / norm)
+
+    def _linear(self, images: Tensor, weight: Tensor) -> Tensor:
+        return F.conv2d(images, weight, None, self.stride, self.padding)
+
+
+def sorted_pairs(features: Tensor) -> Tensor:
+    """The larger and the smaller of each pair of channels (Anil et al., arXiv 1811.05381): keeps norms, as ReLU does not."""
+    first, second = features.chunk(2, dim=1)
+    return torch.cat([torch.maximum(first, second), torch.minimum(first, second)], dim=1)
+
+
+class AveragedBlock(nn.Module):
+    """Two convolutions averaged with the shortcut, so that the block's norm stays at most 1."""
+
+    def __init__(self, channels: int, features: int, *, side: tuple[int, int], stride: int) -> None:
+        super().__init__()
+        smaller = _strided(side, stride)
+        self.first = BoundedConv2d(channels, features, 3, side=side, stride=stride)
+        self.second = BoundedConv2d(features, features, 3, side=smaller)
+        same = stride == 1 and channels == features
+        self.shortcut = nn.Identity() if same else BoundedConv2d(channels, features, 1, side=side, stride=stride)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return sorted_pairs((self.shortcut(images) + self.second(sorted_pairs(self.first(images)))) / 2)
+
+
+class LipschitzResNet18(nn.Module):
+    """He et al.'s ResNet-18 with the CIFAR stem and no batch norm; every linear map has norm 1.
+
+    Mean pooling over P places has norm P ** -1/2 and is scaled back to 1.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
+        super().__init__()
+        channels, *size = shape
+        side = (size[0], size[1])
+        self.stem = BoundedConv2d(channels, STAGES[0], 3, side=side)
+        blocks = []
+        before = STAGES[0]
+        for stage, features in enumerate(STAGES):
+            stride = 1 if stage == 0 else 2
+            blocks.append(AveragedBlock(before, features, side=side, stride=stride))
+            side = _strided(side, stride)
+            blocks.append(AveragedBlock(features, features, side=side, stride=1))
+            before = features
+        self.blocks = nn.Sequential(*blocks)
+        self.places = side[0] * side[1]
+        self.head = spectral_norm(nn.Linear(before, classes, bias=False))
+        self.bias = nn.Parameter(torch.zeros(classes))
+
+    def forward(self, images: Tensor) -> Tensor:
+        features = self.blocks(sorted_pairs(self.stem(images)))
+        pooled = features.mean(dim=(2, 3)) * self.places**0.5
+        logits: Tensor = LOGIT_SCALE * self.head(pooled) + self.bias
+        return logits
+
+
+def _strided(side: tuple[int, int], stride: int) -> tuple[int, int]:
+    return -(-side[0] // stride), -(-side[1] // stride)
