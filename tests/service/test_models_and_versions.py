@@ -94,7 +94,7 @@ def test_a_name_that_is_taken_is_refused(client: TestClient, digits: uuid.UUID, 
 
 
 @pytest.mark.parametrize("name", ["resnet18", "vgg19-bn", "resnet18-lipschitz", "torchvision/resnet50"])
-def test_every_network_may_be_asked_for(client: TestClient, operator: Headers, name: str) -> None:
+def test_every_network_may_be_asked_for(client: TestClient, digits: uuid.UUID, operator: Headers, name: str) -> None:
     answer = client.post("/v1/models", headers=operator, json=body(network={"name": name}))
     assert answer.status_code == 202
 
