@@ -62,7 +62,10 @@ class Rehearsal(Parameters):
         default=2,
         ge=1,
         le=100,
-        description="Of each size on each model: so many to choose the strength by, and as many more to show it.",
+        description="Of each size on each model, to choose the strength by.",
+    )
+    shown_on: int = Field(
+        default=2, ge=1, le=100, description="Further ones, to show what the strength does where it was not chosen."
     )
     learning_rates: list[float] = Field(default=[0.05], min_length=1, max_length=8)
     weight_scales: list[float] = Field(
@@ -168,7 +171,7 @@ DEMO = DemoCase(
     recipe=Recipe(epochs=20, learning_rate=0.02, weight_decay=5e-3),
     policy=Policy(
         rehearsal=Rehearsal(
-            models=4, sizes=[175], requests=1, learning_rates=[0.01], weight_scales=[0.5, 1.0, 2.0, 4.0]
+            models=4, sizes=[175], requests=1, shown_on=2, learning_rates=[0.01], weight_scales=[0.5, 1.0, 2.0, 4.0]
         ),
         finetuning=Finetuning(),
         audit=AuditRule(tolerance=0.10),

@@ -98,7 +98,8 @@ class RehearsalSpec:
 
     models: int  # how many of the reference models
     sizes: list[int]  # pseudo-request sizes
-    requests: int  # of each size on each model: so many to choose the strength, and as many to show what it does
+    requests: int  # of each size on each model, to choose the strength by
+    shown_on: int  # further ones, to show what it does
     learning_rates: list[float]
     weight_scales: list[float]
     tolerance_accuracy: float  # loss of accuracy on images never trained on, 0..1, that a strength may cost

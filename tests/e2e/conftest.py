@@ -28,7 +28,14 @@ MODEL = {
     "recipe": {"epochs": 6, "batch_size": 64, "learning_rate": 0.05},
     "policy": {
         "references": 8,
-        "rehearsal": {"models": 2, "sizes": [80], "requests": 1, "learning_rates": [0.01], "weight_scales": [1.0]},
+        "rehearsal": {
+            "models": 2,
+            "sizes": [80],
+            "requests": 1,
+            "shown_on": 1,
+            "learning_rates": [0.01],
+            "weight_scales": [1.0],
+        },
         "audit": {"tolerance": 0.1},
         "compare_retrained": True,
     },

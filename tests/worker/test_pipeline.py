@@ -56,7 +56,13 @@ UNLEARN = agreed.UnlearnSpec(
 )
 AUDIT = agreed.AuditSpec(tolerance=0.1, tolerance_membership=0.5, level=0.05, rmia_offline_a=0.3, rmia_gamma=1.0)
 REHEARSAL = agreed.RehearsalSpec(
-    models=2, sizes=[40], requests=1, learning_rates=[0.01], weight_scales=[0.5, 2.0], tolerance_accuracy=0.02
+    models=2,
+    sizes=[40],
+    requests=1,
+    shown_on=1,
+    learning_rates=[0.01],
+    weight_scales=[0.5, 2.0],
+    tolerance_accuracy=0.02,
 )
 NETWORK = agreed.NetworkSpec(name="small-cnn", width=4)
 

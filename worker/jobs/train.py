@@ -34,8 +34,8 @@ def train(plan: agreed.TrainPlan, outputs: Outputs, report: Reporter) -> agreed.
     device = choose_device()
     pool = np.array([*plan.train, *plan.controls], dtype=np.int64)
     half, rehearsed = len(pool) / 2, plan.rehearsal
-    tried = len(rehearsed.learning_rates) * len(rehearsed.weight_scales) + 1
-    runs = rehearsed.models * len(rehearsed.sizes) * rehearsed.requests * tried
+    tried = rehearsed.requests * len(rehearsed.learning_rates) * len(rehearsed.weight_scales) + rehearsed.shown_on
+    runs = rehearsed.models * len(rehearsed.sizes) * tried
     work = plan.recipe.epochs * (len(plan.train) + plan.references * half)
     report.expect(
         {
@@ -68,6 +68,7 @@ def train(plan: agreed.TrainPlan, outputs: Outputs, report: Reporter) -> agreed.
             members,
             sizes=rehearsed.sizes,
             requests=rehearsed.requests,
+            shown_on=rehearsed.shown_on,
             learning_rates=rehearsed.learning_rates,
             weight_scales=rehearsed.weight_scales,
             weight_power=plan.unlearn.weight_power,

@@ -10,11 +10,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from worker.unlearning.training import infer
+from worker.unlearning.training import bfloat16, infer
 
-OVERSTEP = 0.02  # a step goes this share of its length, and the least step, beyond the linearised boundary
+OVERSTEP = 0.05  # a step goes this share of its length, and the least step, beyond the linearised boundary
 LEAST_STEP = 1e-4
-STEPS_FROM_ORIGINAL = 4  # samples still uncrossed after these oscillate, and plain steps help them
+STEPS_FROM_ORIGINAL = 3  # samples still uncrossed after these oscillate, and plain steps help them
 SATURATED = 1e-6  # cross-entropy below this has lost its gradient to rounding
 
 
@@ -41,24 +41,28 @@ def nearest(
     bisections: int,
     eps_start: float,
     doublings: int,
+    mixed_precision: bool = False,
 ) -> Adversarial:
     """For each image the nearest one (l2) that ``network`` puts into another class.
 
     An image that is misclassified already is its own example, at distance 0. The network is searched in evaluation
-    mode; its mode and parameters are left as they were.
+    mode; its mode and parameters are left as they were. Each pass is of as many images as fit a batch and still search;
+    no other copy than the result is made of all images. What is found is wrong in float32, in a pass of its own.
 
     Args:
         inputs: images in [0, 1], N x C x H x W.
         labels: their true classes, int64, N.
-        method: ``boundary``, steps to the linearised decision boundary followed by bisection (after DeepFool,
-            arXiv 1511.04599, each boundary measured from the original image), or ``pgd``, the paper's PGD in an l2 ball
-            whose radius doubles until it succeeds.
+        method: ``boundary``, steps to the linearised decision boundary and back along the straight line (after
+            DeepFool, arXiv 1511.04599, each boundary measured from the original image), or ``pgd``, the paper's PGD in
+            an l2 ball whose radius doubles until it succeeds.
         batch_size: images in one pass.
-        rival_classes: boundary: how many of the closest classes are looked at in each step.
+        rival_classes: boundary: how many of the closest classes the first step looks at; later ones look at the closest.
         steps: boundary: steps at most; pgd: steps in each ball.
-        bisections: boundary: halvings of the way back to the image, forward passes only.
+        bisections: boundary: the way back is known to 2^-bisections of its length after as many forward passes at most.
         eps_start: pgd: radius of the first ball.
         doublings: pgd: how often the radius is doubled at most.
+        mixed_precision: take the steps in bfloat16 on a GPU; samples that this does not bring across are searched
+            again in float32.
 
     Raises:
         ValueError: unknown method, or inputs and labels of different length.
@@ -67,66 +71,80 @@ def nearest(
         raise ValueError(f"{len(inputs)} images but {len(labels)} labels")
     if method not in ("boundary", "pgd"):
         raise ValueError(f"unknown method {method!r}: choose boundary or pgd")
+    candidates, predictions, passes = inputs.clone(), labels.clone(), 0
+    todo = torch.arange(len(inputs), device=inputs.device)
     with _fixed(network):
-        misclassified = _predictions(network, inputs, batch_size) != labels
-        passes = len(inputs)
-        candidates, crossed = inputs.clone(), misclassified.clone()
-        todo = (~misclassified).nonzero()[:, 0]
-        if method == "boundary":
-            points, todo_crossed, spent = _boundary_steps(
-                network, inputs[todo], labels[todo], batch_size, rival_classes, steps
-            )
-        else:
-            points, todo_crossed, spent = _growing_balls(
-                network, inputs[todo], labels[todo], batch_size, steps, eps_start, doublings
-            )
-        candidates[todo], crossed[todo] = points, todo_crossed
-        passes += spent
-        if method == "boundary":
-            rows = todo[todo_crossed]
-            closer = _bisect(network, inputs[rows], candidates[rows], labels[rows], batch_size, bisections)
-            passes += (bisections + 1) * len(rows)
-            # Rounding may undo a crossing in another batch: then the farther point stands.
-            confirmed = _predictions(network, closer, batch_size) != labels[rows]
-            candidates[rows[confirmed]] = closer[confirmed]
-        predictions = _predictions(network, candidates, batch_size)
-        passes += len(inputs)
-    found = crossed & (predictions != labels)
+        for narrow in _precisions(mixed_precision, inputs.device):
+            with bfloat16(inputs.device, narrow):
+                if method == "boundary":
+                    spent, margins = _boundary_steps(
+                        network, inputs, labels, candidates, todo, batch_size, rival_classes, steps
+                    )
+                else:
+                    spent = _growing_balls(
+                        network, inputs, labels, candidates, todo, batch_size, steps, eps_start, doublings
+                    )
+            passes += spent
+            for rows in todo.split(batch_size):
+                logits = infer(network, candidates[rows])
+                predictions[rows] = logits.argmax(1)
+                passes += len(rows)
+                if method == "boundary":
+                    ends = margins[rows], _margin(logits, labels[rows])
+                    passes += _walk_back(network, inputs, labels, candidates, predictions, rows, ends, bisections)
+            todo = todo[predictions[todo] == labels[todo]]
+    found = predictions != labels
     candidates[~found] = inputs[~found]
     return Adversarial(
         inputs=candidates,
-        labels=torch.where(found, predictions, labels),
-        distances=(candidates - inputs).flatten(1).norm(dim=1),
+        labels=predictions,
+        distances=torch.cat([(one - other).flatten(1).norm(dim=1) for one, other in _pairs(candidates, inputs)]),
         found=found,
         passes=passes,
     )
 
 
+def _precisions(mixed: bool, device: torch.device) -> tuple[bool, ...]:
+    """Whether to step in bfloat16, for each search: a GPU's narrow one is followed by one in float32 for the rest."""
+    return (True, False) if mixed and device.type == "cuda" else (False,)
+
+
 def _boundary_steps(
-    network: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int, rival_classes: int, steps: int
-) -> tuple[Tensor, Tensor, int]:
-    """Points behind the decision boundary, whether each was reached, and the passes spent."""
-    points, crossed, passes = inputs.clone(), torch.zeros_like(labels, dtype=torch.bool), 0
-    active = torch.arange(len(inputs), device=inputs.device)
-    for step in range(steps + 1):
+    network: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    points: Tensor,
+    active: Tensor,
+    batch_size: int,
+    rival_classes: int,
+    steps: int,
+) -> tuple[int, Tensor]:
+    """Move the active rows of ``points`` behind the decision boundary, in place.
+
+    Returns the passes spent and each image's margin where it began, N.
+    """
+    passes, margins = 0, torch.zeros(len(inputs), device=inputs.device)
+    for step in range(steps):
         still = []
         for rows in active.split(batch_size):
             now, label = points[rows].requires_grad_(), labels[rows]
-            logits = network(now)
+            logits = network(now).float()
             passes += len(rows)
+            if step == 0:
+                margins[rows] = _margin(logits.detach(), label)
             wrong = logits.argmax(1) != label
-            crossed[rows[wrong]] = True
-            if step == steps or wrong.all():
+            if wrong.all():
                 continue
             origin = inputs[rows] if step < STEPS_FROM_ORIGINAL else now.detach()
-            target, moved = _nearest_linearised(logits, now, label, origin, rival_classes)
-            passes += len(rows) * min(rival_classes, logits.shape[1] - 1)
+            rivals = min(rival_classes if step == 0 else 1, logits.shape[1] - 1)
+            target, moved = _nearest_linearised(logits, now, label, origin, rivals)
+            passes += len(rows) * rivals
             go = ~wrong & moved
             points[rows[go]] = target[go].clamp(0, 1)
             still.append(rows[go])
         if not still or not len(active := torch.cat(still)):
             break
-    return points, crossed, passes
+    return passes, margins
 
 
 def _nearest_linearised(
@@ -155,39 +173,80 @@ def _nearest_linearised(
     return target, torch.isfinite(best)
 
 
-def _bisect(
-    network: nn.Module, inside: Tensor, outside: Tensor, labels: Tensor, batch_size: int, bisections: int
-) -> Tensor:
-    """The first point behind the boundary on the way from each image to its crossed point, to 2^-bisections."""
-    low, high = torch.zeros(len(inside), device=inside.device), torch.ones(len(inside), device=inside.device)
-    way = outside - inside
+def _walk_back(
+    network: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    points: Tensor,
+    predictions: Tensor,
+    batch: Tensor,
+    ends: tuple[Tensor, Tensor],
+    bisections: int,
+) -> int:
+    """Bring crossed points back to the first place behind the boundary, in place; returns the passes spent.
 
-    def point(share: Tensor) -> Tensor:
-        return (inside + share.view(-1, 1, 1, 1) * way).clamp(0, 1)
+    False position on the margin (the Illinois form, Dowell and Jarratt 1971) aims half a tolerance behind the boundary,
+    and once it is there looks a tolerance before it. A point is only replaced by one that a float32 pass has seen on the
+    wrong side, and its prediction with it.
 
-    for _ in range(bisections):
-        middle = (low + high) / 2
-        wrong = _predictions(network, point(middle), batch_size) != labels
-        low, high = torch.where(wrong, low, middle), torch.where(wrong, middle, high)
-    return torch.where((high < 1).view(-1, 1, 1, 1), point(high), outside)
+    Args:
+        batch: rows to look at.
+        ends: their margins at the image and at the point.
+    """
+    tolerance, passes = 2.0**-bisections, 0
+    crossed = (predictions[batch] != labels[batch]) & (points[batch] != inputs[batch]).flatten(1).any(1)
+    rows, margin_low, margin_high = batch[crossed], ends[0][crossed], ends[1][crossed]
+    if not bisections or not len(rows):
+        return 0
+    inside, way, label = inputs[rows], points[rows] - inputs[rows], labels[rows]
+    low, high = torch.zeros(len(rows), device=rows.device), torch.ones(len(rows), device=rows.device)
+    side = torch.zeros(len(rows), device=rows.device)  # of the last probe: 1 behind the boundary, -1 before it
+    searching = torch.arange(len(rows), device=rows.device)
+    for probe in range(1, bisections + 1):
+        searching = searching[(high - low)[searching] > tolerance]
+        if not len(searching):
+            break
+        left, right = low[searching], high[searching]
+        margin_left, margin_right, last = margin_low[searching], margin_high[searching], side[searching]
+        share = left + (right - left) * (margin_left / (margin_left - margin_right)).nan_to_num(0.5) + tolerance / 2
+        share = torch.where(last > 0, torch.minimum(share, right - tolerance), torch.maximum(share, left + tolerance))
+        middle = (left + right) / 2
+        share = torch.where((share > left) & (share < right) & (probe % 4 > 0), share, middle)
+        place = inside[searching] + share.view(-1, 1, 1, 1) * way[searching]
+        logits = infer(network, place)
+        passes += len(searching)
+        margin, wrong = _margin(logits, label[searching]), logits.argmax(1) != label[searching]
+        low[searching], high[searching] = torch.where(wrong, left, share), torch.where(wrong, share, right)
+        margin_low[searching] = torch.where(wrong, torch.where(last > 0, margin_left / 2, margin_left), margin)
+        margin_high[searching] = torch.where(wrong, margin, torch.where(last < 0, margin_right / 2, margin_right))
+        side[searching] = torch.where(wrong, 1.0, -1.0)
+        points[rows[searching[wrong]]] = place[wrong]
+        predictions[rows[searching[wrong]]] = logits.argmax(1)[wrong]
+    return passes
 
 
 def _growing_balls(
-    network: nn.Module, inputs: Tensor, labels: Tensor, batch_size: int, steps: int, eps_start: float, doublings: int
-) -> tuple[Tensor, Tensor, int]:
-    """Projected gradient ascent in l2 balls of radius eps_start, 2 eps_start, ...; returns as `_boundary_steps`."""
-    points, crossed, passes = inputs.clone(), torch.zeros_like(labels, dtype=torch.bool), 0
-    active = torch.arange(len(inputs), device=inputs.device)
+    network: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    points: Tensor,
+    active: Tensor,
+    batch_size: int,
+    steps: int,
+    eps_start: float,
+    doublings: int,
+) -> int:
+    """Projected gradient ascent in l2 balls of radius eps_start, 2 eps_start, ...; works as `_boundary_steps`."""
+    passes = 0
     for doubling in range(doublings + 1):
         eps = eps_start * 2**doubling
         for step in range(steps + 1):
             still = []
             for rows in active.split(batch_size):
                 now, label = points[rows].requires_grad_(), labels[rows]
-                logits = network(now)
+                logits = network(now).float()
                 passes += len(rows)
                 wrong = logits.argmax(1) != label
-                crossed[rows[wrong]] = True
                 if step == steps:  # the start of the next ball
                     still.append(rows[~wrong])
                     continue
@@ -202,8 +261,8 @@ def _growing_balls(
                 still.append(rows[go])
             active = torch.cat(still) if still else active[:0]
             if not len(active):
-                return points, crossed, passes
-    return points, crossed, passes
+                return passes
+    return passes
 
 
 def _ascended(logits: Tensor, labels: Tensor) -> Tensor:
@@ -214,8 +273,14 @@ def _ascended(logits: Tensor, labels: Tensor) -> Tensor:
     return torch.where(loss > SATURATED, loss, rival - own)
 
 
-def _predictions(network: nn.Module, images: Tensor, batch_size: int) -> Tensor:
-    return infer(network, images, batch_size=batch_size).argmax(1) if len(images) else images.new_zeros(0).long()
+def _margin(logits: Tensor, labels: Tensor) -> Tensor:
+    """The true class's logit minus the largest other one: not above 0 where the prediction is wrong."""
+    own = logits.gather(1, labels[:, None])[:, 0]
+    return own - logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+
+
+def _pairs(first: Tensor, second: Tensor, count: int = 1024) -> Iterator[tuple[Tensor, Tensor]]:
+    return zip(first.split(count), second.split(count), strict=True)
 
 
 @contextmanager

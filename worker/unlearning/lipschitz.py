@@ -6,6 +6,8 @@ nearest adversarial examples reach less far into what shall be kept.
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -15,7 +17,11 @@ LOGIT_SCALE = 50.0
 STAGES = (64, 128, 256, 512)
 GAIN_OF_NORMALIZE = 4.0  # pixels in [0, 1] are brought to about unit variance first
 LIPSCHITZ_BOUND = GAIN_OF_NORMALIZE * LOGIT_SCALE
-"""The l2 distance of two images' logits is at most this times that of their pixels, once the norms have converged."""
+"""In evaluation, the l2 distance of two images' logits is at most this times that of their pixels.
+
+The norms are measured, not proven: after trainings on CIFAR-10 none exceeded 1 by more than a thousandth.
+"""
+SETTLING = 50  # steps
 
 
 class BoundedConv2d(nn.Conv2d):
@@ -23,7 +29,8 @@ class BoundedConv2d(nn.Conv2d):
 
     The norm is that of the linear map on whole images (not of the kernel as a matrix, which is no bound), followed by
     one step of power iteration in each training pass (Miyato et al., arXiv 1802.05957; for convolutions Farnia et al.,
-    arXiv 1811.07457). Evaluation changes nothing.
+    arXiv 1811.07457). It lags behind the weights, so the norm is measured anew where training turns into evaluation.
+    Evaluation itself changes nothing, nor does it change what a further training does.
     """
 
     iterate: Tensor
@@ -36,31 +43,65 @@ class BoundedConv2d(nn.Conv2d):
         nn.init.dirac_(self.weight)
         with torch.no_grad():
             self.weight += 0.3 * noise
-        start = torch.randn(1, channels, *side)
-        self.register_buffer("iterate", start / start.norm())
+        self.register_buffer("iterate", _unit(torch.randn(1, channels, *side)))
         self.register_buffer("norm", torch.ones(()))
-        self.iterate_norm(20)
+        self.cropped = tuple((length + 2 * (kernel // 2) - kernel) % stride for length in side)
+        self.unsettled = False  # whether the weights may have moved since the norm was measured
+        for _ in range(20):
+            self._iterate()
+        self.norm.copy_(self.measured_norm(SETTLING))
 
-    @torch.no_grad()
-    def iterate_norm(self, steps: int) -> None:
-        """Bring the iterate nearer to the image that is stretched most, and the norm nearer to that stretch."""
-        for _ in range(steps):
-            with torch.enable_grad():
-                start = self.iterate.detach().requires_grad_()
-                stretched = self._linear(start, self.weight.detach())
-                (back,) = torch.autograd.grad(stretched, start, stretched.detach())
-            self.iterate.copy_(back / back.norm().clamp(min=1e-12))
-        self.norm.copy_(self._linear(self.iterate, self.weight).norm())
+    def train(self, mode: bool = True) -> Self:
+        """Before evaluation the norm is measured well; the iterate is left, so that training goes on as if without it."""
+        if self.unsettled and not mode:
+            self.norm.copy_(self.measured_norm(SETTLING))
+            self.unsettled = False
+        return super().train(mode)
 
     def forward(self, images: Tensor) -> Tensor:
         norm = self.norm
         if self.training:
-            self.iterate_norm(1)
+            self.unsettled = True
+            self._iterate()
             norm = self._linear(self.iterate.clone(), self.weight).norm()  # once more, with its gradient
         return self._linear(images, self.weight / norm)
 
+    @torch.no_grad()
+    def _iterate(self) -> None:
+        self.iterate.copy_(_unit(self._map_and_back(self.iterate)))
+
+    @torch.no_grad()
+    def measured_norm(self, steps: int) -> Tensor:
+        """The largest singular value by Lanczos's method (Golub and Van Loan, Matrix Computations, section 10.1).
+
+        In so few steps power iteration stays behind where the largest values are close, as they are here. Rounding that
+        takes orthogonality from the vectors repeats values, but leaves the largest one right.
+        """
+        noise = torch.randn(self.iterate.shape, generator=torch.Generator().manual_seed(0)).to(self.iterate.device)
+        current, before = _unit(self.iterate + _unit(noise)), torch.zeros_like(self.iterate)
+        diagonal, beside = [], [torch.zeros((), device=noise.device)]
+        for _ in range(steps):
+            ahead = self._map_and_back(current) - beside[-1] * before
+            diagonal.append((ahead * current).sum())
+            ahead = ahead - diagonal[-1] * current
+            beside.append(ahead.norm())
+            current, before = _unit(ahead), current
+        above = torch.diag(torch.stack(beside[1:-1]), 1)
+        largest: Tensor = torch.linalg.eigvalsh(torch.diag(torch.stack(diagonal)) + above + above.T)[-1]
+        return largest.clamp(min=0).sqrt()
+
     def _linear(self, images: Tensor, weight: Tensor) -> Tensor:
         return F.conv2d(images, weight, None, self.stride, self.padding)
+
+    def _map_and_back(self, image: Tensor) -> Tensor:
+        stretched = self._linear(image, self.weight)
+        padding = self.weight.shape[2] // 2
+        return F.conv_transpose2d(stretched, self.weight, None, self.stride, padding, self.cropped)
+
+
+def _unit(image: Tensor) -> Tensor:
+    unit: Tensor = image / image.norm().clamp(min=1e-12)
+    return unit
 
 
 def sorted_pairs(features: Tensor) -> Tensor:

@@ -103,8 +103,8 @@ def _from_torchvision(name: str, shape: Shape, classes: int) -> nn.Module:
             network(torch.zeros(2, *shape))
     except (RuntimeError, AssertionError, ValueError) as error:
         raise ValueError(
-            f"{name} cannot take images of {width} x {height} with {channels} channels: choose larger ones or another "
-            f"network ({str(error).splitlines()[0]})"
+            f"{name} cannot take images of {height} x {width} with {channels} channels: choose larger or square ones or "
+            f"another network ({str(error).splitlines()[0]})"
         ) from error
     return nn.Sequential(Normalize(), network.train())
 

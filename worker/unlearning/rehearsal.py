@@ -71,6 +71,7 @@ def rehearse(
     *,
     sizes: Sequence[int],
     requests: int,
+    shown_on: int,
     learning_rates: Sequence[float],
     weight_scales: Sequence[float],
     weight_power: float,
@@ -90,7 +91,7 @@ def rehearse(
     controls, half of them to calibrate and half to judge. The rehearsed model and its pair, trained on exactly the
     images it was not, are left out of the signals that judge it: so forgotten images and controls have equally many
     references on either side, none of them the model itself. Every strength is tried on the same requests and `choose`
-    takes the best; what it does is then measured on as many new requests, so that the evidence is not what the choice
+    takes the best; what it does is then measured on new requests, so that the evidence is not what the choice
     was made by.
 
     Args:
@@ -99,7 +100,8 @@ def rehearse(
         phi: signals of the references, K x N.
         members: which reference was trained on which image, K x N, from `references.assign`.
         sizes: of requests; one larger than half of what a reference was trained on is cut to that.
-        requests: of each size, on each network.
+        requests: of each size, on each network, to choose by.
+        shown_on: further ones, to show what was chosen.
         weight_scales: factors of the adversarial set's weights.
         weight_power, weight_spread: of `membership.memorisation_weights`.
         form: of `amun.unlearn`.
@@ -113,22 +115,22 @@ def rehearse(
             references.
         Diverged: a fine-tuning's loss is not finite.
     """
-    if not (networks and sizes and learning_rates and weight_scales) or requests < 1 or min(sizes) < 1:
+    if not (networks and sizes and learning_rates and weight_scales) or min(requests, shown_on, *sizes) < 1:
         raise ValueError("a rehearsal needs networks, sizes, requests, learning rates and scales, each at least one")
     if len(members) < 4:
         raise ValueError("a rehearsal needs a pair of references besides the rehearsed one's")
     sizes = sorted({min(size, int(members.sum(1).min()) // 2) for size in sizes})
     grid = list(product(learning_rates, weight_scales))
-    runs, done, strengths = len(sizes) * len(networks) * requests * (len(grid) + 1), 0, []
+    runs, done, strengths = len(sizes) * len(networks) * (requests * len(grid) + shown_on), 0, []
 
     def attempts(
-        size: int, first: int, tried: Sequence[tuple[float, float]]
+        size: int, numbers: range, tried: Sequence[tuple[float, float]]
     ) -> tuple[list[Outcome], list[list[Outcome]]]:
         """Outcomes before and, for each strength tried, after, of the same requests."""
         nonlocal done
         before: list[Outcome] = []
         after: list[list[Outcome]] = [[] for _ in tried]
-        for (index, network), number in product(networks.items(), range(first, first + requests)):
+        for (index, network), number in product(networks.items(), numbers):
             request = _draw(members[index], size, drawn(seed, size, index, number))
             others = np.arange(len(members)) // 2 != index // 2
             references = membership.ReferenceSignals(phi[others], members[others])
@@ -158,11 +160,11 @@ def rehearse(
         return before, after
 
     for size in sizes:
-        before, tried = attempts(size, 0, grid)
+        before, tried = attempts(size, range(requests), grid)
         learning_rate, scale = choose(
             dict(zip(grid, tried, strict=True)), before, tolerance, tolerance_membership, tolerance_accuracy
         )
-        before, (shown,) = attempts(size, requests, [(learning_rate, scale)])
+        before, (shown,) = attempts(size, range(requests, requests + shown_on), [(learning_rate, scale)])
         strengths.append(_strength(size, learning_rate, scale, len(networks), before, shown))
     return strengths
 
@@ -247,9 +249,12 @@ def _judge(
     references: membership.ReferenceSignals,
     request: _Request,
 ) -> Outcome:
-    logits = infer(network, inputs)
-    calibration = membership.calibrate(membership.signal(logits, labels), references, request.calibration)
     controls = np.concatenate([request.calibration, request.audit])
+    asked = np.concatenate([request.forget, controls])
+    logits, classes = infer(network, inputs[asked]), labels[asked]
+    phi = references.mean_out.copy()  # a finite value for those that are not asked for, which nothing reads
+    phi[asked] = membership.signal(logits, classes)
+    calibration = membership.calibrate(phi, references, request.calibration)
     try:
         remaining = membership.remaining_membership(calibration, references, request.forget, request.audit)
     except membership.NoEffect:
@@ -260,7 +265,7 @@ def _judge(
         auc_z=statistics.auc(z[request.forget], z[request.audit]).value if enough else None,
         membership=remaining.value,
         information=remaining.information,
-        accuracy=(logits.argmax(1) == labels)[controls].double().mean().item(),
+        accuracy=(logits.argmax(1) == classes)[len(request.forget) :].double().mean().item(),
     )
 
 

@@ -1,3 +1,5 @@
+from contextlib import nullcontext
+
 import pytest
 import torch
 from torch import nn
@@ -180,3 +182,70 @@ def test_unknown_methods_and_lengths_that_differ_are_refused():
         adversarial.nearest(linear_network(), images, torch.tensor([0, 1]), **OPTIONS | {"method": "fgsm"})
     with pytest.raises(ValueError, match="2 images but 1 labels"):
         adversarial.nearest(linear_network(), images, torch.tensor([0]), **OPTIONS)
+
+
+@METHODS
+def test_no_pass_is_of_more_images_than_a_batch(digit_network, method):
+    network, images, labels = digit_network
+    sizes = []
+    handle = network.register_forward_hook(lambda module, given, logits: sizes.append(len(logits)))
+    adversarial.nearest(network, images[:50], labels[:50], **OPTIONS | {"method": method, "doublings": 6})
+    handle.remove()
+    assert max(sizes) <= OPTIONS["batch_size"]
+
+
+@METHODS
+def test_the_passes_told_are_those_of_the_network(digit_network, method):
+    network, images, labels = digit_network
+    passed = []
+
+    def count(module, given, logits):
+        passed.append(len(logits))
+        if logits.requires_grad:
+            logits.register_hook(lambda slope: passed.append(len(slope)))
+
+    handle = network.register_forward_hook(count)
+    found = adversarial.nearest(network, images[:40], labels[:40], **OPTIONS | {"method": method, "rival_classes": 1})
+    handle.remove()
+    assert found.passes == sum(passed)
+
+
+def test_the_way_back_ends_within_its_tolerance_behind_the_boundary():
+    network, images = linear_network(classes=2), grey_images()
+    labels = network(images).argmax(1)
+    for bisections in (4, 8, 12):
+        found = adversarial.nearest(network, images, labels, **OPTIONS | {"bisections": bisections})
+        exact = distance_to_boundary(network, images)
+        # A step goes 5% and a little beyond the boundary; that is the way which is known to 2^-bisections.
+        assert (found.distances <= exact * (1 + 2.0**-bisections * 1.1) + 1e-4).all()
+        assert (network(found.inputs).argmax(1) != labels).all()
+
+
+def test_mixed_precision_changes_nothing_on_a_cpu(digit_network):
+    network, images, labels = digit_network
+    plain, mixed = (
+        adversarial.nearest(network, images[:20], labels[:20], **OPTIONS, mixed_precision=wanted)
+        for wanted in (False, True)
+    )
+    assert torch.equal(plain.inputs, mixed.inputs)
+
+
+def test_what_narrow_steps_do_not_bring_across_is_searched_again_in_float32(digit_network, monkeypatch):
+    network, images, labels = digit_network
+    right = training.infer(network, images).argmax(1) == labels
+    images, labels = images[right][:20], labels[right][:20]
+    steps = adversarial._boundary_steps
+    runs = []
+
+    def first_run_fails(network, inputs, labels, points, active, *rest):
+        runs.append(len(active))
+        if len(runs) == 1:
+            return 0, torch.zeros(len(inputs))
+        return steps(network, inputs, labels, points, active, *rest)
+
+    monkeypatch.setattr(adversarial, "_boundary_steps", first_run_fails)
+    monkeypatch.setattr(adversarial, "_precisions", lambda wanted, device: (True, False))
+    monkeypatch.setattr(adversarial, "bfloat16", lambda device, wanted: nullcontext())
+    found = adversarial.nearest(network, images, labels, **OPTIONS, mixed_precision=True)
+    assert runs == [20, 20]
+    assert found.found.all()

@@ -17,6 +17,7 @@ RECIPE = {
 REHEARSAL = {
     "sizes": [40],
     "requests": 2,
+    "shown_on": 2,
     "learning_rates": [0.02],
     "weight_scales": [0.5, 2.0],
     "weight_power": 1.0,
@@ -83,7 +84,7 @@ def test_the_chosen_strength_takes_membership_away_and_leaves_accuracy(pool):
 
 
 def test_requests_of_one_image_are_rehearsed_by_their_pooled_membership(pool):
-    options = REHEARSAL | {"sizes": [1], "requests": 8, "weight_scales": [1.0]}
+    options = REHEARSAL | {"sizes": [1], "requests": 2, "shown_on": 8, "weight_scales": [1.0]}
     (strength,) = rehearsal.rehearse(*pool, **options)
     assert strength.auc_z_mean is None
     assert strength.auc_z_sd is None
@@ -129,11 +130,11 @@ def test_rehearsed_models_are_spread_over_the_pairs():
 
 def test_runs_are_counted_and_a_size_beyond_half_of_the_training_images_is_cut(pool):
     seen = []
-    options = REHEARSAL | {"sizes": [150, 20, 400], "requests": 1, "weight_scales": [1.0]}
+    options = REHEARSAL | {"sizes": [150, 20, 400], "requests": 1, "shown_on": 3, "weight_scales": [1.0, 2.0]}
     options["finetuning"] = options["finetuning"] | {"epochs": 1}
     strengths = rehearsal.rehearse(*pool, **options, on_run=lambda done, runs: seen.append((done, runs)))
     assert [strength.size for strength in strengths] == [20, 100]
-    assert seen == [(run, 8) for run in range(1, 9)]
+    assert seen == [(run, 20) for run in range(1, 21)]
 
 
 def test_rehearsing_again_gives_the_same_strength(pool):
@@ -201,7 +202,15 @@ def test_the_pooled_error_is_what_repeating_shows():
 
 @pytest.mark.parametrize(
     "change",
-    [{"sizes": []}, {"sizes": [0]}, {"learning_rates": []}, {"weight_scales": []}, {"requests": 0}, {"form": "x"}],
+    [
+        {"sizes": []},
+        {"sizes": [0]},
+        {"learning_rates": []},
+        {"weight_scales": []},
+        {"requests": 0},
+        {"shown_on": 0},
+        {"form": "x"},
+    ],
 )
 def test_what_cannot_be_rehearsed_is_refused(pool, change):
     with pytest.raises(ValueError):
