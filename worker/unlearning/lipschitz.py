@@ -19,7 +19,7 @@ GAIN_OF_NORMALIZE = 4.0  # pixels in [0, 1] are brought to about unit variance f
 LIPSCHITZ_BOUND = GAIN_OF_NORMALIZE * LOGIT_SCALE
 """In evaluation, the l2 distance of two images' logits is at most this times that of their pixels.
 
-The norms are measured, not proven: after trainings on CIFAR-10 none exceeded 1 by more than a thousandth.
+The norms are measured, not proven: after trainings on CIFAR-10 none exceeded 1 by more than 0.002.
 """
 SETTLING = 50  # steps
 
@@ -128,7 +128,8 @@ class AveragedBlock(nn.Module):
 class LipschitzResNet18(nn.Module):
     """He et al.'s ResNet-18 with the CIFAR stem and no batch norm; every linear map has norm 1.
 
-    Mean pooling over P places has norm P ** -1/2 and is scaled back to 1.
+    Mean pooling over P places has norm P ** -1/2 and is scaled back to 1. Of the learning rates 0.02, 0.1 and 0.3 the
+    lowest trained it best in six epochs on 2,000 images of CIFAR-10.
     """
 
     def __init__(self, shape: tuple[int, int, int], classes: int) -> None:
