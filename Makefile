@@ -32,15 +32,20 @@ lint: $(STAMP) ## ruff, mypy, import contracts
 up: $(STAMP) ## API and worker on http://127.0.0.1:8000 until Ctrl-C
 	$(BIN)/amun up
 
-$(BENCH)/.installed: requirements.txt pyproject.toml
+$(BENCH)/.installed: requirements.txt benchmarks/requirements.txt pyproject.toml
 	test -x $(BENCH)/bin/python || $(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r benchmarks/requirements.txt
 	$(BENCH)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
-bench: $(BENCH)/.installed ## the benchmarks, in a virtual environment of their own; results in benchmarks/results
-	$(BENCH)/bin/python -m benchmarks.seeds
+bench: $(BENCH)/.installed ## the benchmarks, in a virtual environment of their own; CIFAR=folder adds those on CIFAR-10
 	$(BENCH)/bin/python -m benchmarks.footprint
+	$(BENCH)/bin/python -m benchmarks.seeds
+	$(BENCH)/bin/python -m benchmarks.adversarial
+	test -z "$(CIFAR)" || $(BENCH)/bin/python -m benchmarks.adversarial --data "$(CIFAR)"
+	test -z "$(CIFAR)" || $(BENCH)/bin/python -m benchmarks.paper --scale small --data "$(CIFAR)"
+	test -z "$(CIFAR)" || $(BENCH)/bin/python -m benchmarks.requests --data "$(CIFAR)"
 
 clean: ## remove virtual environments and caches; data folders stay
 	rm -rf $(VENV) $(BENCH) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

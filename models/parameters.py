@@ -58,12 +58,7 @@ class Rehearsal(Parameters):
 
     models: int = Field(default=4, ge=2, le=16)
     sizes: list[int] = Field(default=[10, 100], min_length=1, max_length=8)
-    requests: int = Field(
-        default=2,
-        ge=1,
-        le=100,
-        description="Of each size on each model, to choose the strength by.",
-    )
+    requests: int = Field(default=1, ge=1, le=100, description="Of each size on each model, to choose the strength by.")
     shown_on: int = Field(
         default=2, ge=1, le=100, description="Further ones, to show what the strength does where it was not chosen."
     )
@@ -86,6 +81,9 @@ class Attack(Parameters):
     bisections: int = Field(default=8, ge=0, le=40)
     eps_start: float = Field(default=0.04, gt=0)
     doublings: int = Field(default=12, ge=0, le=30)
+    mixed_precision: bool = Field(
+        default=False, description="Steps in bfloat16 on a GPU, what they do not bring across again in float32."
+    )
 
 
 class Finetuning(Parameters):
@@ -104,7 +102,7 @@ class Finetuning(Parameters):
         default=True, description="And by a random factor of mean 1, so that the forgotten do not end up all alike."
     )
     schedule: Literal["linear", "constant", "tenth-each-epoch", "tenth-each-fifth-epoch"] = "linear"
-    epochs: int = Field(default=10, ge=1, le=100)
+    epochs: int = Field(default=5, ge=1, le=100)
     batch_size: int = Field(default=64, ge=2, le=4096)
     momentum: float = Field(default=0.9, ge=0, lt=1)
     weight_decay: float = Field(default=5e-4, ge=0, le=1)
@@ -173,7 +171,7 @@ DEMO = DemoCase(
         rehearsal=Rehearsal(
             models=4, sizes=[175], requests=1, shown_on=2, learning_rates=[0.01], weight_scales=[0.5, 1.0, 2.0, 4.0]
         ),
-        finetuning=Finetuning(),
+        finetuning=Finetuning(epochs=10),
         audit=AuditRule(tolerance=0.10),
         compare_retrained=True,
     ),

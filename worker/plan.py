@@ -114,6 +114,7 @@ class AttackSpec:
     bisections: int
     eps_start: float  # pgd
     doublings: int  # pgd: eps is doubled at most this often
+    mixed_precision: bool  # steps in bfloat16 on a GPU
 
 
 @dataclass(frozen=True)

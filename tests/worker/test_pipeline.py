@@ -36,7 +36,14 @@ RECIPE = agreed.RecipeSpec(
     compiled=False,
 )
 ATTACK = agreed.AttackSpec(
-    method="boundary", batch_size=256, rival_classes=2, steps=30, bisections=6, eps_start=0.04, doublings=12
+    method="boundary",
+    batch_size=256,
+    rival_classes=2,
+    steps=30,
+    bisections=6,
+    eps_start=0.04,
+    doublings=12,
+    mixed_precision=False,
 )
 UNLEARN = agreed.UnlearnSpec(
     form="retain+adversarial",
@@ -626,3 +633,19 @@ def test_the_device_is_one_of_three(monkeypatch):
     monkeypatch.setenv("AMUN_DEVICE", "tpu")
     with pytest.raises(Exception, match="tpu"):
         device.choose_device()
+
+
+def test_as_many_references_train_together_as_leave_each_its_threads(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)))
+    for threads, together in ((1, 8), (4, 2), (8, 1), (16, 1)):
+        monkeypatch.setattr(device.torch, "get_num_threads", lambda threads=threads: threads)
+        assert device.references_together(device.torch.device("cpu")) == together
+
+
+def test_on_a_gpu_as_many_train_together_as_fit_beside_the_first(monkeypatch):
+    figures = {"mem_get_info": (10, 80), "memory_reserved": 30, "memory_allocated": 10}
+    for name, value in figures.items():
+        monkeypatch.setattr(device.torch.cuda, name, lambda of, value=value: value)
+    for peak, together in ((5, 4), (12, 2), (25, 1), (100, 1)):
+        monkeypatch.setattr(device.torch.cuda, "max_memory_allocated", lambda of, peak=peak: peak)
+        assert device.references_together(device.torch.device("cuda")) == together
