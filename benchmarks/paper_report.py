@@ -97,8 +97,8 @@ def table(document: dict[str, Any]) -> str:
         "references), so absolute numbers are not the paper's. UA, RA, TA: accuracy on forget, retained and test images. "
         "FT AUC: online RMIA, forget against half of the test images; LiRA and z likewise; R: remaining membership; "
         "SVC: share of the forget set that the SVC attack calls non-members. Avg gap: mean absolute difference of UA, "
-        "RA, TA and FT AUC to the retrained models of the same forget set; in the row of Retrain that of one to the others, the floor of "
-        "noise. ± is the standard deviation over forget sets and seeds.",
+        "RA, TA and FT AUC to the retrained models of the same forget set; in the row of Retrain that of one to the "
+        "others, the floor of noise. ± is the standard deviation over forget sets and seeds.",
         "",
         machine.line(document["machine"]),
         "",
