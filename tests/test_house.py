@@ -38,7 +38,17 @@ def test_the_task_that_holds_rows_loads_no_torch(tmp_path: Path) -> None:
     assert done.stdout.strip() == "False"
 
 
-@pytest.mark.parametrize("module", ["worker.pipeline", "worker.unlearning.networks", "worker.plan"])
+@pytest.mark.parametrize(
+    "module",
+    [
+        "worker.pipeline",
+        "worker.unlearning.networks",
+        "worker.plan",
+        "benchmarks.paper",
+        "benchmarks.requests",
+        "benchmarks.adversarial",
+    ],
+)
 def test_what_runs_on_a_bare_gpu_machine_needs_no_database_or_broker(module: str) -> None:
     probe = (
         f"import sys, {module}; print([m for m in ('sqlalchemy', 'celery', 'pydantic', 'fastapi') if m in sys.modules])"
