@@ -187,7 +187,9 @@ def remaining_membership(
     if min(total, total_controls) <= 1e-12:
         raise NoEffect("the reference models show no membership effect on these samples")
     value = excess[forget].sum() / total - excess[controls].sum() / total_controls
-    standard_error = excess[controls].std(ddof=1) * np.sqrt(len(forget)) / total
+    # Both sums are random, each of as many terms as it has samples; the controls show how far a term strays.
+    spread = excess[controls].std(ddof=1)
+    standard_error = spread * np.sqrt(len(forget) / total**2 + len(controls) / total_controls**2)
     return Remaining(float(value), float(standard_error), float(total))
 
 

@@ -155,16 +155,17 @@ def test_calibration_refuses_too_few_controls_and_controls_without_spread(world)
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5, 0.0, -0.5])
-def test_remaining_membership_finds_the_share_that_is_left(share):
+def test_remaining_membership_finds_the_share_that_is_left_and_knows_its_error(share):
     found, errors = [], []
-    for seed in range(12):
+    for seed in range(40):
         world = World(seed)
         calibration = membership.calibrate(world.target(share), world.references, CALIBRATION)
         remaining = membership.remaining_membership(calibration, world.references, FORGET, AUDIT)
         found.append(remaining.value)
         errors.append(remaining.standard_error)
     assert np.mean(found) == pytest.approx(share, abs=0.06)
-    assert np.std(found, ddof=1) == pytest.approx(np.mean(errors), rel=0.7)
+    # The standard deviation of 40 is itself known to 11%.
+    assert np.std(found, ddof=1) == pytest.approx(np.mean(errors), rel=0.35)
 
 
 def test_remaining_membership_needs_an_effect():
