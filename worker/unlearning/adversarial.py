@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from worker.unlearning.training import bfloat16, infer
 
-OVERSTEP = 0.05  # a step goes this share of its length, and the least step, beyond the linearised boundary
+OVERSTEP = 0.1  # a step goes this share of its length, and the least step, beyond the linearised boundary
 LEAST_STEP = 1e-4
 STEPS_FROM_ORIGINAL = 3  # samples still uncrossed after these oscillate, and plain steps help them
 SATURATED = 1e-6  # cross-entropy below this has lost its gradient to rounding
@@ -77,21 +77,22 @@ def nearest(
         for narrow in _precisions(mixed_precision, inputs.device):
             with bfloat16(inputs.device, narrow):
                 if method == "boundary":
-                    spent, margins = _boundary_steps(
+                    spent, seen = _boundary_steps(
                         network, inputs, labels, candidates, todo, batch_size, rival_classes, steps
                     )
                 else:
-                    spent = _growing_balls(
+                    spent, seen = _growing_balls(
                         network, inputs, labels, candidates, todo, batch_size, steps, eps_start, doublings
                     )
             passes += spent
             for rows in todo.split(batch_size):
-                logits = infer(network, candidates[rows])
-                predictions[rows] = logits.argmax(1)
-                passes += len(rows)
+                if narrow:  # not what bfloat16 saw counts
+                    logits = infer(network, candidates[rows])
+                    seen.ends[rows], seen.predictions[rows] = _margin(logits, labels[rows]), logits.argmax(1)
+                    passes += len(rows)
+                predictions[rows] = seen.predictions[rows]
                 if method == "boundary":
-                    ends = margins[rows], _margin(logits, labels[rows])
-                    passes += _walk_back(network, inputs, labels, candidates, predictions, rows, ends, bisections)
+                    passes += _walk_back(network, inputs, labels, candidates, predictions, rows, seen, bisections)
             todo = todo[predictions[todo] == labels[todo]]
     found = predictions != labels
     candidates[~found] = inputs[~found]
@@ -102,6 +103,28 @@ def nearest(
         found=found,
         passes=passes,
     )
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What the steps saw of each image, N; of use for those that were searched."""
+
+    starts: Tensor  # margin of the image
+    ends: Tensor  # margin of the point
+    predictions: Tensor  # of the point
+
+    @classmethod
+    def nothing(cls, labels: Tensor) -> _Seen:
+        zeros = torch.zeros(len(labels), device=labels.device)
+        return cls(zeros, zeros.clone(), labels.clone())
+
+    def note(self, rows: Tensor, logits: Tensor, labels: Tensor, *, first: bool) -> Tensor:
+        """Take down a pass; returns which of its rows are wrong."""
+        margin, prediction = _margin(logits.detach(), labels), logits.argmax(1)
+        if first:
+            self.starts[rows] = margin
+        self.ends[rows], self.predictions[rows] = margin, prediction
+        return prediction != labels
 
 
 def _precisions(mixed: bool, device: torch.device) -> tuple[bool, ...]:
@@ -118,22 +141,17 @@ def _boundary_steps(
     batch_size: int,
     rival_classes: int,
     steps: int,
-) -> tuple[int, Tensor]:
-    """Move the active rows of ``points`` behind the decision boundary, in place.
-
-    Returns the passes spent and each image's margin where it began, N.
-    """
-    passes, margins = 0, torch.zeros(len(inputs), device=inputs.device)
-    for step in range(steps):
+) -> tuple[int, _Seen]:
+    """Move the active rows of ``points`` behind the decision boundary, in place; the passes spent and what they saw."""
+    passes, seen = 0, _Seen.nothing(labels)
+    for step in range(steps + 1):
         still = []
         for rows in active.split(batch_size):
             now, label = points[rows].requires_grad_(), labels[rows]
             logits = network(now).float()
             passes += len(rows)
-            if step == 0:
-                margins[rows] = _margin(logits.detach(), label)
-            wrong = logits.argmax(1) != label
-            if wrong.all():
+            wrong = seen.note(rows, logits, label, first=step == 0)
+            if wrong.all() or step == steps:
                 continue
             origin = inputs[rows] if step < STEPS_FROM_ORIGINAL else now.detach()
             rivals = min(rival_classes if step == 0 else 1, logits.shape[1] - 1)
@@ -144,7 +162,7 @@ def _boundary_steps(
             still.append(rows[go])
         if not still or not len(active := torch.cat(still)):
             break
-    return passes, margins
+    return passes, seen
 
 
 def _nearest_linearised(
@@ -180,7 +198,7 @@ def _walk_back(
     points: Tensor,
     predictions: Tensor,
     batch: Tensor,
-    ends: tuple[Tensor, Tensor],
+    seen: _Seen,
     bisections: int,
 ) -> int:
     """Bring crossed points back to the first place behind the boundary, in place; returns the passes spent.
@@ -191,11 +209,12 @@ def _walk_back(
 
     Args:
         batch: rows to look at.
-        ends: their margins at the image and at the point.
+        seen: their margins at the image and at the point.
     """
     tolerance, passes = 2.0**-bisections, 0
     crossed = (predictions[batch] != labels[batch]) & (points[batch] != inputs[batch]).flatten(1).any(1)
-    rows, margin_low, margin_high = batch[crossed], ends[0][crossed], ends[1][crossed]
+    rows = batch[crossed]
+    margin_low, margin_high = seen.starts[rows], seen.ends[rows]
     if not bisections or not len(rows):
         return 0
     inside, way, label = inputs[rows], points[rows] - inputs[rows], labels[rows]
@@ -235,9 +254,9 @@ def _growing_balls(
     steps: int,
     eps_start: float,
     doublings: int,
-) -> int:
+) -> tuple[int, _Seen]:
     """Projected gradient ascent in l2 balls of radius eps_start, 2 eps_start, ...; works as `_boundary_steps`."""
-    passes = 0
+    passes, seen = 0, _Seen.nothing(labels)
     for doubling in range(doublings + 1):
         eps = eps_start * 2**doubling
         for step in range(steps + 1):
@@ -246,7 +265,7 @@ def _growing_balls(
                 now, label = points[rows].requires_grad_(), labels[rows]
                 logits = network(now).float()
                 passes += len(rows)
-                wrong = logits.argmax(1) != label
+                wrong = seen.note(rows, logits, label, first=step + doubling == 0)
                 if step == steps:  # the start of the next ball
                     still.append(rows[~wrong])
                     continue
@@ -261,8 +280,8 @@ def _growing_balls(
                 still.append(rows[go])
             active = torch.cat(still) if still else active[:0]
             if not len(active):
-                return passes
-    return passes
+                return passes, seen
+    return passes, seen
 
 
 def _ascended(logits: Tensor, labels: Tensor) -> Tensor:
