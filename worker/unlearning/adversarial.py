@@ -12,9 +12,11 @@ from torch import Tensor, nn
 
 from worker.unlearning.training import bfloat16, infer
 
-OVERSTEP = 0.1  # a step goes this share of its length, and the least step, beyond the linearised boundary
+OVERSTEP = 0.02  # a step goes this share of its length, and the least step, beyond the linearised boundary
 LEAST_STEP = 1e-4
-STEPS_FROM_ORIGINAL = 3  # samples still uncrossed after these oscillate, and plain steps help them
+PULLED_STEPS = 4  # samples still uncrossed after these oscillate, and plain steps help them
+PULL = 0.4  # boundaries are measured from so far on the way back to the image: from the image itself more oscillate
+UNBOUNDED_STEPS = 2  # later steps make up for what the range of pixels cuts off; sooner they would cross farther out
 SATURATED = 1e-6  # cross-entropy below this has lost its gradient to rounding
 
 
@@ -47,7 +49,7 @@ def nearest(
 
     An image that is misclassified already is its own example, at distance 0. The network is searched in evaluation
     mode; its mode and parameters are left as they were. Each pass is of as many images as fit a batch and still search;
-    no other copy than the result is made of all images. What is found is wrong in float32, in a pass of its own.
+    no other copy than the result is made of all images. What is found is what a float32 pass has seen to be wrong.
 
     Args:
         inputs: images in [0, 1], N x C x H x W.
@@ -94,8 +96,8 @@ def nearest(
                 if method == "boundary":
                     passes += _walk_back(network, inputs, labels, candidates, predictions, rows, seen, bisections)
             todo = todo[predictions[todo] == labels[todo]]
+            candidates[todo] = inputs[todo]
     found = predictions != labels
-    candidates[~found] = inputs[~found]
     return Adversarial(
         inputs=candidates,
         labels=predictions,
@@ -153,12 +155,12 @@ def _boundary_steps(
             wrong = seen.note(rows, logits, label, first=step == 0)
             if wrong.all() or step == steps:
                 continue
-            origin = inputs[rows] if step < STEPS_FROM_ORIGINAL else now.detach()
+            origin = torch.lerp(now.detach(), inputs[rows], PULL if step < PULLED_STEPS else 0.0)
             rivals = min(rival_classes if step == 0 else 1, logits.shape[1] - 1)
-            target, moved = _nearest_linearised(logits, now, label, origin, rivals)
+            target, moved = _nearest_linearised(logits, now, label, origin, rivals, bounded=step >= UNBOUNDED_STEPS)
             passes += len(rows) * rivals
             go = ~wrong & moved
-            points[rows[go]] = target[go].clamp(0, 1)
+            points[rows[go]] = target[go]
             still.append(rows[go])
         if not still or not len(active := torch.cat(still)):
             break
@@ -166,29 +168,50 @@ def _boundary_steps(
 
 
 def _nearest_linearised(
-    logits: Tensor, points: Tensor, labels: Tensor, origins: Tensor, rival_classes: int
+    logits: Tensor, points: Tensor, labels: Tensor, origins: Tensor, rival_classes: int, *, bounded: bool
 ) -> tuple[Tensor, Tensor]:
-    """The point of the nearest linearised class boundary closest to each origin; False where no gradient is left."""
+    """The point in [0, 1] of the nearest linearised class boundary closest to each origin; False without a gradient.
+
+    What the range of pixels cuts off is made up for by the other pixels if ``bounded``; else the point falls short.
+    """
     own = logits.gather(1, labels[:, None])
     rivals = (
         logits.detach().scatter(1, labels[:, None], -torch.inf).topk(min(rival_classes, logits.shape[1] - 1)).indices
     )
     margins = own - logits.gather(1, rivals)
     best = torch.full_like(margins[:, 0], torch.inf)
-    target = origins.clone()
+    target, start = origins.clone(), origins.flatten(1)
     for rival in range(rivals.shape[1]):
         (slope,) = torch.autograd.grad(margins[:, rival].sum(), points, retain_graph=rival + 1 < rivals.shape[1])
         slope = slope.flatten(1)
         length = slope.norm(dim=1)
         # The margin that the linear model predicts at the origin, over its slope, is the distance to go.
-        margin = margins[:, rival].detach() + (slope * (origins - points.detach()).flatten(1)).sum(1)
+        margin = margins[:, rival].detach() + (slope * (start - points.detach().flatten(1))).sum(1)
         distance = margin / length
+        reach = distance + OVERSTEP * distance.abs() + LEAST_STEP
         direction = -slope / length[:, None]
+        if bounded:
+            reach = _reach_in_range(start, direction, reach)
         usable = torch.isfinite(distance) & torch.isfinite(direction).all(1) & (distance.abs() < best)
-        reach = (distance + OVERSTEP * distance.abs() + LEAST_STEP)[:, None] * direction
-        target[usable] = (origins + reach.view_as(origins))[usable]
+        target[usable] = (start + reach[:, None] * direction).clamp(0, 1).view_as(origins)[usable]
         best[usable] = distance.abs()[usable]
     return target, torch.isfinite(best)
+
+
+def _reach_in_range(start: Tensor, direction: Tensor, wanted: Tensor) -> Tensor:
+    """How far to go along unit vectors so that, once clamped to [0, 1], the way along them is as long as ``wanted``.
+
+    Two steps of Newton's method; the way gained is concave in the reach, so they stay short of it. Nothing is changed where
+    no pixel can move or the way leads backwards.
+    """
+    reach = wanted
+    for _ in range(2):
+        place = start + reach[:, None] * direction
+        inside = place.clamp(0, 1)
+        short = wanted - ((inside - start) * direction).sum(1)
+        gain = (direction.square() * (place == inside)).sum(1)
+        reach = torch.where((short > 0) & (wanted > 0) & (gain > 1e-6), reach + short / gain, reach)
+    return reach
 
 
 def _walk_back(
@@ -203,9 +226,10 @@ def _walk_back(
 ) -> int:
     """Bring crossed points back to the first place behind the boundary, in place; returns the passes spent.
 
-    False position on the margin (the Illinois form, Dowell and Jarratt 1971) aims half a tolerance behind the boundary,
-    and once it is there looks a tolerance before it. A point is only replaced by one that a float32 pass has seen on the
-    wrong side, and its prediction with it.
+    False position on the margin, never closer than half a tolerance to either end: once an end is that close to the
+    boundary, the next probe falls just across and ends the search. Every fourth probe halves the rest, for margins that
+    are far from linear. A point is only replaced by one that a float32 pass has seen on the wrong side, and its
+    prediction with it.
 
     Args:
         batch: rows to look at.
@@ -219,26 +243,23 @@ def _walk_back(
         return 0
     inside, way, label = inputs[rows], points[rows] - inputs[rows], labels[rows]
     low, high = torch.zeros(len(rows), device=rows.device), torch.ones(len(rows), device=rows.device)
-    side = torch.zeros(len(rows), device=rows.device)  # of the last probe: 1 behind the boundary, -1 before it
     searching = torch.arange(len(rows), device=rows.device)
     for probe in range(1, bisections + 1):
         searching = searching[(high - low)[searching] > tolerance]
         if not len(searching):
             break
         left, right = low[searching], high[searching]
-        margin_left, margin_right, last = margin_low[searching], margin_high[searching], side[searching]
-        share = left + (right - left) * (margin_left / (margin_left - margin_right)).nan_to_num(0.5) + tolerance / 2
-        share = torch.where(last > 0, torch.minimum(share, right - tolerance), torch.maximum(share, left + tolerance))
-        middle = (left + right) / 2
-        share = torch.where((share > left) & (share < right) & (probe % 4 > 0), share, middle)
+        margin_left, margin_right = margin_low[searching], margin_high[searching]
+        share = left + (right - left) * (margin_left / (margin_left - margin_right)).nan_to_num(0.5)
+        share = torch.minimum(torch.maximum(share, left + tolerance / 2), right - tolerance / 2)
+        share = share if probe % 4 else (left + right) / 2
         place = inside[searching] + share.view(-1, 1, 1, 1) * way[searching]
         logits = infer(network, place)
         passes += len(searching)
         margin, wrong = _margin(logits, label[searching]), logits.argmax(1) != label[searching]
         low[searching], high[searching] = torch.where(wrong, left, share), torch.where(wrong, share, right)
-        margin_low[searching] = torch.where(wrong, torch.where(last > 0, margin_left / 2, margin_left), margin)
-        margin_high[searching] = torch.where(wrong, margin, torch.where(last < 0, margin_right / 2, margin_right))
-        side[searching] = torch.where(wrong, 1.0, -1.0)
+        margin_low[searching] = torch.where(wrong, margin_left, margin)
+        margin_high[searching] = torch.where(wrong, margin, margin_right)
         points[rows[searching[wrong]]] = place[wrong]
         predictions[rows[searching[wrong]]] = logits.argmax(1)[wrong]
     return passes

@@ -249,3 +249,38 @@ def test_what_narrow_steps_do_not_bring_across_is_searched_again_in_float32(digi
     found = adversarial.nearest(network, images, labels, **OPTIONS, mixed_precision=True)
     assert runs == [20, 20]
     assert found.found.all()
+
+
+def test_the_way_back_ends_within_its_tolerance_where_the_margin_is_far_from_linear():
+    class Bent(nn.Module):
+        """A ninth power of the brightness against a constant: steep at the image, flat behind the boundary."""
+
+        def forward(self, images):
+            value = (0.2 - (images.flatten(1).mean(1) - 0.5)).clamp(min=0) * 5
+            return torch.stack([value**9 - 0.5**9, torch.zeros_like(value)], dim=1)
+
+    images = torch.full((3, 1, 4, 4), 0.5) + torch.tensor([0.0, 0.02, 0.04]).view(3, 1, 1, 1)
+    labels = torch.zeros(3, dtype=torch.int64)
+    found = adversarial.nearest(Bent(), images, labels, **OPTIONS | {"bisections": 12})
+    exact = (0.6 - images.flatten(1).mean(1)) * 4  # the boundary lies at a brightness of 0.6, in 16 pixels
+    assert found.found.all()
+    assert torch.allclose(found.distances, exact, rtol=2e-3)
+
+
+def test_what_the_range_of_pixels_cuts_off_is_made_up_for_by_the_others():
+    start = torch.tensor([[0.5, 0.0], [0.5, 0.5], [0.0, 0.0]])
+    direction = torch.tensor([[0.8, -0.6], [0.8, -0.6], [-0.6, -0.8]])
+    wanted = torch.tensor([0.2, 0.2, 0.2])
+    reach = adversarial._reach_in_range(start, direction, wanted)
+    # The second pixel cannot sink: all of the way is the first one's. Nothing is cut off. No pixel can move.
+    assert torch.allclose(reach, torch.tensor([0.2 / 0.64, 0.2, 0.2]))
+    way = ((start + reach[:, None] * direction).clamp(0, 1) - start) * direction
+    assert torch.allclose(way.sum(1), torch.tensor([0.2, 0.2, 0.0]))
+
+
+def test_steps_cross_a_boundary_that_lies_among_pixels_at_their_bounds():
+    network, images = linear_network(classes=2), grey_images(40, spread=0.6).clamp(0, 1)
+    found = adversarial.nearest(network, images, network(images).argmax(1), **OPTIONS | {"steps": 8})
+    assert found.found.all()
+    assert (found.inputs >= 0).all()
+    assert (found.inputs <= 1).all()
