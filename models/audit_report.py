@@ -21,9 +21,17 @@ class AuditReport(Base):
     version_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("model_versions.id"))
     edition: Mapped[int] = mapped_column(default=1)
     supersedes_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("audit_reports.id"))
-    verdict: Mapped[str] = mapped_column(String(32))
+    kind: Mapped[str] = mapped_column(
+        String(32), default="audit_report", server_default="audit_report"
+    )  # audit_report | re_audit
+    verdict: Mapped[str] = mapped_column(String(32))  # not_audited: a re-audit without a forget set
     json_path: Mapped[str] = mapped_column(String(255))  # relative to the data folder
     json_sha256: Mapped[str] = mapped_column(String(64))
     pdf_path: Mapped[str] = mapped_column(String(255))
     pdf_sha256: Mapped[str] = mapped_column(String(64))
+    csv_path: Mapped[str | None] = mapped_column(String(255))  # None, and so below: made before reports were signed
+    csv_sha256: Mapped[str | None] = mapped_column(String(64))
+    envelope_path: Mapped[str | None] = mapped_column(String(255))
+    envelope_sha256: Mapped[str | None] = mapped_column(String(64))
+    key_id: Mapped[str | None] = mapped_column(ForeignKey("signing_keys.key_id"))
     created_at: Mapped[datetime] = mapped_column(default=now)

@@ -57,12 +57,15 @@ class DeletionRequest(Base):
     due_at: Mapped[datetime]
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     fingerprint: Mapped[bytes] = mapped_column(LargeBinary(32))  # HMAC-SHA-256 of the body
-    selectors: Mapped[list[Any] | None]  # as answered at receipt: selector, outcome, indices
+    selectors: Mapped[list[Any] | None]  # as answered at receipt: selector, outcome, indices; None once certified
+    resolution: Mapped[dict[str, Any] | None]  # {"outcomes": {outcome: n}, "identified_by": {kind: n}}, kept
     approval_required: Mapped[bool] = mapped_column(default=False)
     approved_at: Mapped[datetime | None]
     rejected_at: Mapped[datetime | None]
     has_controls: Mapped[bool] = mapped_column(default=False)
     controls_erased_at: Mapped[datetime | None]
+    samples_erased_at: Mapped[datetime | None]  # pixels and names of its training samples are gone
+    samples_kept: Mapped[dict[str, Any] | None]  # {"samples", "models", "reason"}: why they are not
 
 
 class RequestSample(Base):

@@ -63,3 +63,4 @@ class Erasure(Base):
     reason: Mapped[str | None] = mapped_column(Text)
     created_at: Mapped[datetime] = mapped_column(default=now)
     finished_at: Mapped[datetime | None]
+    signals_erased_at: Mapped[datetime | None]  # the model's reference signals of its samples read back as zeros

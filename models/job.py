@@ -49,6 +49,13 @@ class Job(Base):
             sqlite_where=text("kind = 'unlearn' AND status IN ('queued', 'running')"),
             postgresql_where=text("kind = 'unlearn' AND status IN ('queued', 'running')"),
         ),
+        Index(
+            "uq_jobs_one_live_certify",
+            "about_id",
+            unique=True,
+            sqlite_where=text("kind = 'certify' AND status IN ('queued', 'running')"),
+            postgresql_where=text("kind = 'certify' AND status IN ('queued', 'running')"),
+        ),
         Index("ix_jobs_status_lease", "status", "lease_expires_at"),
     )
     MOVES: ClassVar[Moves] = {
@@ -64,6 +71,8 @@ class Job(Base):
     status: Mapped[JobStatus] = mapped_column(status_type(JobStatus, "status"), default=JobStatus.QUEUED)
     training_set_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("training_sets.id"))
     model_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("models.id"))
+    about: Mapped[str | None] = mapped_column(String(32))  # certify: deletion_request | audit_report
+    about_id: Mapped[uuid.UUID | None]  # its id; an audit report: of its newest edition when the job was made
     seed: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(default=now)
     not_before: Mapped[datetime | None]

@@ -52,7 +52,8 @@ class ModelVersion(Base):
     path: Mapped[str] = mapped_column(String(255))  # relative to the data folder
     sha256: Mapped[str] = mapped_column(String(64))
     size: Mapped[int] = mapped_column(BigInteger)
-    verdict: Mapped[str | None] = mapped_column(String(32))  # of the audit; None for the first version
+    verdict: Mapped[str | None] = mapped_column(String(32))  # of the audit, or exact; None for the first version
     reason: Mapped[str | None] = mapped_column(Text)  # why it was quarantined or released by a person
     created_at: Mapped[datetime] = mapped_column(default=now)
     released_at: Mapped[datetime | None]
+    destroyed_at: Mapped[datetime | None]

@@ -124,6 +124,26 @@ class AuditRule(Parameters):
     rmia_gamma: float = Field(default=1.0, gt=0)
 
 
+class UtilityRule(Parameters):
+    """The second verdict: what forgetting may cost everybody else."""
+
+    tolerance_accuracy: float = Field(
+        default=0.05, gt=0, le=1, description="Loss of accuracy on never-trained controls that is accepted."
+    )
+
+
+class Ladder(Parameters):
+    """What is tried, in turn, after `under_unlearned` or `over_unlearned`."""
+
+    amun_steps: int = Field(
+        default=3, ge=1, le=3, description="By AMUN: the rehearsed strength, another one, AMUN-A with SalUn."
+    )
+    stronger: float = Field(default=2.0, gt=1, le=100, description="Factor of the weights after `under_unlearned`.")
+    weaker: float = Field(default=0.5, gt=0, lt=1, description="And after `over_unlearned`.")
+    saliency_share: float = Field(default=0.5, gt=0, le=1, description="Of the weights that SalUn lets move.")
+    retrain: bool = Field(default=True, description="At the end, from the recipe; otherwise the model is withdrawn.")
+
+
 class Policy(Parameters):
     """Everything about a model's unlearning and audit that is decided before a request arrives."""
 
@@ -132,6 +152,20 @@ class Policy(Parameters):
     attack: Attack = Attack()
     finetuning: Finetuning = Finetuning()
     audit: AuditRule = AuditRule()
+    utility: UtilityRule = UtilityRule()
+    ladder: Ladder = Ladder()
+    inconclusive: Literal["release", "wait_for_batch", "retrain"] = Field(
+        default="release",
+        description="Too few samples to tell: `release` where rehearsal passed for this size, `wait_for_batch` (until "
+        "shortly before the oldest request is due, then retrain), or `retrain`.",
+    )
+    retrain_share: float = Field(
+        default=0.1,
+        gt=0,
+        le=1,
+        description="Retrain at once where a request, or all since the last (re)training, exceed this share of the "
+        "training images.",
+    )
     compare_retrained: bool = Field(default=False, description="Also retrain from the recipe, to print it beside.")
     approval_share: float = Field(
         default=0.5,
@@ -173,6 +207,7 @@ DEMO = DemoCase(
         ),
         finetuning=Finetuning(epochs=10),
         audit=AuditRule(tolerance=0.10),
+        retrain_share=0.2,
         compare_retrained=True,
     ),
 )

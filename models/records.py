@@ -3,6 +3,7 @@
 from models.application import ApiKey, Application, Role
 from models.audit_report import AuditReport
 from models.base import Base
+from models.certificate import Certificate
 from models.deletion_request import DeletionRequest, RequestSample, RequestStatus
 from models.erasure import Erasure, ErasureStatus
 from models.event import Event, EventSeal, record_event
@@ -10,6 +11,7 @@ from models.job import MAX_ATTEMPTS, Job, JobKind, JobStatus
 from models.lease import Lease
 from models.model import Model, ModelStatus
 from models.model_version import ModelVersion, VersionStatus
+from models.signing_key import SigningKey
 from models.training_set import Sample, Split, Suppression, TrainingSet, TrainingSetApplication, TrainingSetStatus
 
 __all__ = [
@@ -18,6 +20,7 @@ __all__ = [
     "Application",
     "AuditReport",
     "Base",
+    "Certificate",
     "DeletionRequest",
     "Erasure",
     "ErasureStatus",
@@ -34,6 +37,7 @@ __all__ = [
     "RequestStatus",
     "Role",
     "Sample",
+    "SigningKey",
     "Split",
     "Suppression",
     "TrainingSet",

@@ -40,6 +40,7 @@ class TrainingSet(Base):
     rows: Mapped[int | None]
     manifest_sha256: Mapped[str | None] = mapped_column(String(64))
     folder: Mapped[str | None] = mapped_column(String(255))  # relative to the data folder
+    suppressed: Mapped[int | None]  # rows left out at registration: their content was erased from another set before
     error: Mapped[dict[str, Any] | None]  # {"code", "detail"}
     created_at: Mapped[datetime] = mapped_column(default=now)
 

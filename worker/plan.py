@@ -18,7 +18,8 @@ RESULT_FILE = "result.json"
 
 REGISTER_PHASES = ("load", "save")
 TRAIN_PHASES = ("load", "train", "references", "rehearse", "save")
-UNLEARN_PHASES = ("load", "attack", "finetune", "audit", "retrain", "save")
+UNLEARN_PHASES = ("load", "attack", "finetune", "audit", "retrain", "save")  # the middle ones once a ladder step
+AUDIT_PHASES = ("load", "audit", "save")
 
 ERROR_CODES = {
     "data_error": "an image or a source folder cannot be used; the detail names which",
@@ -149,6 +150,26 @@ class AuditSpec:
 
 
 @dataclass(frozen=True)
+class UtilitySpec:
+    """The second verdict, apart from privacy."""
+
+    tolerance_accuracy: float  # loss of accuracy on never-trained controls, 0..1, that is accepted
+
+
+@dataclass(frozen=True)
+class LadderSpec:
+    """What follows a verdict of `under_unlearned` or `over_unlearned`; nothing follows any other."""
+
+    amun_steps: int  # attempts by AMUN at most, 1..3: rehearsed strength, another strength, AMUN-A with SalUn
+    stronger: float  # factor of the weight scale after `under_unlearned`
+    weaker: float  # and after `over_unlearned`
+    saliency_share: float  # of AMUN-A with SalUn
+    retrain: bool  # at the end, from the recipe; without it the model is withdrawn
+    retrain_inconclusive: bool  # `inconclusive` is followed by retraining too
+    straight_to_retraining: bool  # AMUN is not tried: too large a share was erased since the last (re)training
+
+
+@dataclass(frozen=True)
 class CheckpointFile:
     path: str
     sha256: str
@@ -198,16 +219,39 @@ class UnlearnPlan:
     retain: list[int]
     calibration: list[int]
     audit_controls: list[int]
+    requests: list[list[int]]  # rows of ``forget`` by request, in the order of the report; each has its own verdict
     attack: AttackSpec
     unlearn: UnlearnSpec
     audit: AuditSpec
-    compare_retrained: bool
+    utility: UtilitySpec
+    ladder: LadderSpec
+    compare_retrained: bool  # retrain beside it to print both, where the ladder does not retrain anyway
     seed: int
     threads: int | None = None
     kind: str = "unlearn"
 
 
-Plan = RegisterPlan | TrainPlan | UnlearnPlan
+@dataclass(frozen=True)
+class AuditPlan:
+    """Audits a model as it is, and writes no file but the result; see `AuditResult`. The same sets as an `UnlearnPlan`."""
+
+    data: DataFiles
+    network: NetworkSpec
+    base: CheckpointFile
+    signals: SignalFiles
+    forget: list[int]  # samples whose erasure is not done: may be empty, for what was erased cannot be audited again
+    retain: list[int]
+    calibration: list[int]
+    audit_controls: list[int]
+    requests: list[list[int]]
+    attack: AttackSpec
+    audit: AuditSpec
+    seed: int
+    threads: int | None = None
+    kind: str = "audit"
+
+
+Plan = RegisterPlan | TrainPlan | UnlearnPlan | AuditPlan
 
 
 @dataclass(frozen=True)
@@ -276,6 +320,7 @@ class RehearsedStrength:
     membership_standard_error: float | None
     membership_before: float
     accuracy_change_mean: float  # on controls, after minus before
+    boundary_auc_mean: float | None  # `Boundary.auc` after unlearning; None below 20 forget samples
 
 
 @dataclass(frozen=True)
@@ -340,8 +385,8 @@ class Audit:
 class Utility:
     """Accuracies, 0..1, of one model."""
 
-    forget: float
-    retained: float
+    forget: float | None  # None where there is no forget set, and so for ``retained``
+    retained: float | None
     controls: float
     controls_low: float  # 95% Wilson interval
     controls_high: float
@@ -358,30 +403,127 @@ class AdversarialSummary:
 
 
 @dataclass(frozen=True)
+class Slice:
+    """The audit of one request of the job, with the same controls; its level is that of the job over the requests."""
+
+    forget: int
+    verdict: str
+    reasons: list[str]
+    estimates: list[Estimate]  # none but R below 20 samples
+    smallest_detectable_shift: float
+    worst: int  # index of the sample most like a member
+
+
+@dataclass(frozen=True)
+class Auc:
+    """An AUC that is reported and not judged."""
+
+    value: float
+    low: float  # 95% interval
+    high: float
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """Distance to the nearest adversarial example, l2, pixels in [0, 1]: AMUN's own fingerprint on the forget set."""
+
+    forget_median: float
+    controls_median: float
+    auc: Auc | None  # that a forget sample is farther from the boundary than an audit control; None below 20 samples
+    not_found: int  # of both sets: left out
+
+
+@dataclass(frozen=True)
 class ModelMeasurement:
     audit: Audit
     utility: Utility
+    slices: list[Slice]  # by the plan's requests
+    boundary: Boundary
+    retained: Auc | None  # AUC of z of the retained set against audit controls: what membership looks like here
+    changed: (
+        Auc | None
+    )  # AUC of (signal before - signal now) against controls: what a keeper of the old checkpoint sees
+
+
+@dataclass(frozen=True)
+class LadderStep:
+    """One attempt, in order; the last one made the checkpoint."""
+
+    number: int  # from 1; the audit's significance level is divided by it
+    method: str  # amun | amun-a+salun | retrain
+    learning_rate: float | None  # None for a retraining, which repeats the recipe
+    weight_scale: float | None
+    weight_power: float | None
+    weight_spread: bool | None
+    saliency_share: float | None
+    epochs: int
+    losses: list[float]  # mean training loss of each epoch
+    started_from: str  # base | previous step | random initialisation
+    verdict: str  # of the audit, slices included
+    reasons: list[str]
+    estimates: list[Estimate]
+    accuracy_controls: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class UtilityVerdict:
+    """Accuracy on never-trained controls of the new model against the base."""
+
+    passed: bool  # the loss is within the tolerance
+    change: float  # after minus before
+    low: float  # 95% interval of the change, paired by image
+    high: float
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """Why a retrained model knows nothing of the forget set: what it was trained on, and how it began."""
+
+    samples: int
+    samples_sha256: str  # over the sorted sha256 of the pixels of every image it was trained on
+    copies_left_out: int  # retained images that are exact copies of a forgotten one, and were not trained on
+    seed: str  # of its random initialisation and shuffling
 
 
 @dataclass(frozen=True)
 class UnlearnResult:
+    verdict: str  # of privacy: exact (retrained) | pass | over_unlearned | under_unlearned | inconclusive
+    reasons: list[str]
+    utility: UtilityVerdict
+    withdraw: bool  # the ladder ended without a model that may be released, nor one that was retrained
+    incident: bool  # the audit disagrees with a retrained model: a person looks, nothing is withdrawn
+    steps: list[LadderStep]
+    provenance: Provenance | None  # of a retrained checkpoint
     before: ModelMeasurement
-    after: ModelMeasurement
-    retrained: ModelMeasurement | None  # where the plan asked to compare
-    adversarial: AdversarialSummary
+    after: ModelMeasurement  # of the last step
+    retrained: ModelMeasurement | None  # where the plan asked to compare, and the last step is not itself a retraining
+    adversarial: AdversarialSummary | None  # of the base model; None where AMUN was not tried
     forget: int
     retain: int
     calibration_controls: int
     audit_controls: int
     references: int
     reference_train_size: int
-    epochs: int
-    learning_rate: float
-    weight_scale: float
-    weight_power: float
-    weight_spread: bool
-    losses: list[float]  # mean training loss of each epoch
     detectable_before: bool  # False: the audit did not see the forget set in the base model, so `after` shows little
+
+
+@dataclass(frozen=True)
+class AuditResult:
+    """A re-audit. Without a forget set there is no verdict; what can still be measured is."""
+
+    audit: Audit | None
+    slices: list[Slice]
+    boundary: Boundary | None
+    utility: Utility
+    retained: Auc | None
+    forget: int
+    retain: int
+    calibration_controls: int
+    audit_controls: int
+    references: int
+    reference_train_size: int | None  # None: the train job did not say
 
 
 @dataclass(frozen=True)
@@ -395,7 +537,7 @@ class Result:
     files: list[OutputFile] = field(default_factory=list)
     error: Failure | None = None
     batches_halved: bool = False  # the device ran out of memory once, and all batch sizes are half the plan's
-    outcome: dict[str, Any] | None = None  # RegisterResult, TrainResult or UnlearnResult as JSON
+    outcome: dict[str, Any] | None = None  # RegisterResult, TrainResult, UnlearnResult or AuditResult as JSON
 
 
 def dump(value: Any) -> str:
@@ -406,7 +548,12 @@ def dump(value: Any) -> str:
 def load_plan(path: Path) -> Plan:
     """Read ``plan.json``. Raises ValueError on an unknown kind and TypeError on unknown or missing fields."""
     raw = json.loads(path.read_text("utf-8"))
-    kinds: dict[str, type[Any]] = {"register": RegisterPlan, "train": TrainPlan, "unlearn": UnlearnPlan}
+    kinds: dict[str, type[Any]] = {
+        "register": RegisterPlan,
+        "train": TrainPlan,
+        "unlearn": UnlearnPlan,
+        "audit": AuditPlan,
+    }
     if not isinstance(raw, dict) or raw.get("kind") not in kinds:
         raise ValueError(f"a plan is an object whose kind is one of {', '.join(kinds)}")
     return _build(kinds[raw["kind"]], raw)  # type: ignore[no-any-return]
@@ -422,6 +569,8 @@ _NESTED: dict[str, type[Any]] = {
     "attack": AttackSpec,
     "unlearn": UnlearnSpec,
     "audit": AuditSpec,
+    "utility": UtilitySpec,
+    "ladder": LadderSpec,
     "base": CheckpointFile,
     "signals": SignalFiles,
     "environment": Environment,
