@@ -93,6 +93,25 @@ def erase_rows(path: Path, row_size: int, indices: Iterable[int]) -> None:
                 raise NotErased(f"row {row} of {path.name} still holds data")
 
 
+def destroy(path: Path) -> None:
+    """Overwrite a file with zeros, remove it, and look that it is gone; nothing happens where there is none.
+
+    Raises NotErased where it is still there. No sanitisation of the medium: a file system may keep old blocks.
+    """
+    try:
+        with path.open("r+b", buffering=0) as file:
+            left = path.stat().st_size
+            while left > 0:
+                left -= file.write(bytes(min(CHUNK, left)))
+            os.fsync(file.fileno())
+        path.unlink()
+        sync_folder(path.parent)
+    except FileNotFoundError:
+        pass
+    if path.exists():
+        raise NotErased(f"{path.name} is still there")
+
+
 def remove_folder(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
 

@@ -18,6 +18,7 @@ from sqlalchemy import (
     case,
     exists,
     literal,
+    text,
 )
 from sqlalchemy.orm import Mapped, column_property, mapped_column
 
@@ -43,6 +44,19 @@ class DeletionRequest(Base):
     __table_args__ = (
         UniqueConstraint("application_id", "idempotency_key"),
         Index("ix_deletion_requests_due_at", "due_at"),
+        # What the dispatcher looks for in every round, among however many requests are stored.
+        Index(
+            "ix_deletion_requests_uncertified",
+            "id",
+            sqlite_where=text("certified_at IS NULL"),
+            postgresql_where=text("certified_at IS NULL"),
+        ),
+        Index(
+            "ix_deletion_requests_unerased",
+            "id",
+            sqlite_where=text("samples_erased_at IS NULL"),
+            postgresql_where=text("samples_erased_at IS NULL"),
+        ),
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
@@ -65,6 +79,7 @@ class DeletionRequest(Base):
     has_controls: Mapped[bool] = mapped_column(default=False)
     controls_erased_at: Mapped[datetime | None]
     samples_erased_at: Mapped[datetime | None]  # pixels and names of its training samples are gone
+    certified_at: Mapped[datetime | None]  # None again once a later fact asks for a new edition
     samples_kept: Mapped[dict[str, Any] | None]  # {"samples", "models", "reason"}: why they are not
 
 

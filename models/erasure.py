@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import ClassVar
 
-from sqlalchemy import ForeignKey, Index, Text, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, new_id, now, status_type
@@ -30,6 +30,12 @@ class Erasure(Base):
     __table_args__ = (
         UniqueConstraint("request_id", "model_id"),
         Index("ix_erasures_model_status", "model_id", "status"),
+        Index(
+            "ix_erasures_signals",
+            "id",
+            sqlite_where=text("status = 'done' AND signals_erased_at IS NULL"),
+            postgresql_where=text("status = 'done' AND signals_erased_at IS NULL"),
+        ),
     )
     MOVES: ClassVar[Moves] = {
         ErasureStatus.OPEN: frozenset(

@@ -45,6 +45,17 @@ def suppression_digest(key: bytes, training_set: uuid.UUID, field: str, value: o
     return keyed_hash(key, f"{training_set}/{field}:{value}")
 
 
+def content_digest(key: bytes, field: str, value: str) -> str:
+    """Keyed hash of an image's content, the same in every training set; ``field`` is sha256 or file_sha256."""
+    return keyed_hash(key, f"content/{field}:{value}")
+
+
+def content_digests(key: bytes, sample: Sample) -> list[str]:
+    """Keyed hashes by which the content of a sample is known in any training set."""
+    contents = {"sha256": sample.sha256, "file_sha256": sample.file_sha256}
+    return [content_digest(key, field, value) for field, value in contents.items() if value is not None]
+
+
 def suppression_digests(key: bytes, sample: Sample) -> list[str]:
     """Keyed hashes of everything that names a sample, before the names are nulled."""
     names = {
@@ -58,4 +69,4 @@ def suppression_digests(key: bytes, sample: Sample) -> list[str]:
         suppression_digest(key, sample.training_set_id, field, value)
         for field, value in names.items()
         if value is not None
-    ]
+    ] + content_digests(key, sample)

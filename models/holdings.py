@@ -16,6 +16,14 @@ from models.training_set import Sample, Split
 
 # In Model.training: rows that were asked to be forgotten before the model was trained, and so left out.
 NEVER_TRAINED = "never_trained"
+UNFINISHED = (
+    ErasureStatus.OPEN,
+    ErasureStatus.RUNNING,
+    ErasureStatus.AWAITING_RELEASE,
+    ErasureStatus.FAILED,
+    ErasureStatus.ON_HOLD,
+)
+EXACT = "exact"  # verdict of a version that was trained from the start without the samples
 
 
 def lineage(session: Session, version: ModelVersion) -> list[uuid.UUID]:
@@ -60,8 +68,40 @@ def forgotten(session: Session, version: ModelVersion) -> set[int]:
         )
     )
     model = session.get_one(Model, version.model_id)
-    never = (model.training or {}).get(NEVER_TRAINED, [])
-    return samples_of(session, erasures) | set(never)
+    never = set((model.training or {}).get(NEVER_TRAINED, []))
+    retrained = select(ModelVersion.never_trained).where(
+        ModelVersion.id.in_(made), ModelVersion.never_trained.is_not(None)
+    )
+    for rows in session.scalars(retrained):
+        never.update(rows or [])
+    return samples_of(session, erasures) | never
+
+
+def still_known(session: Session, version: ModelVersion) -> set[int]:
+    """Samples that the version's model has erased and the version itself still knows: it must never be served again."""
+    finished = session.scalars(
+        select(Erasure.id).where(Erasure.model_id == version.model_id, Erasure.status == ErasureStatus.DONE)
+    )
+    erased = samples_of(session, finished)
+    return erased - forgotten(session, version) if erased else set()
+
+
+def forgotten_since_retraining(session: Session, version: ModelVersion) -> set[int]:
+    """Samples forgotten by approximation: by the version and its ancestors since the last that was (re)trained."""
+    recent: list[uuid.UUID] = []
+    for made in lineage(session, version):
+        ancestor = session.get_one(ModelVersion, made)
+        if ancestor.parent_id is None or ancestor.verdict == EXACT:
+            break
+        recent.append(made)
+    erasures = session.scalars(
+        select(Erasure.id).where(
+            Erasure.model_id == version.model_id,
+            Erasure.version_id.in_(recent),
+            Erasure.status.in_([ErasureStatus.DONE, ErasureStatus.AWAITING_RELEASE]),
+        )
+    )
+    return samples_of(session, erasures)
 
 
 def asked_to_forget(session: Session, training_set_id: uuid.UUID) -> set[int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 from enum import StrEnum
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from sqlalchemy import BigInteger, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column
@@ -56,4 +56,6 @@ class ModelVersion(Base):
     reason: Mapped[str | None] = mapped_column(Text)  # why it was quarantined or released by a person
     created_at: Mapped[datetime] = mapped_column(default=now)
     released_at: Mapped[datetime | None]
+    decided_at: Mapped[datetime | None]  # last release or quarantine by a person: a report made before lacks it
     destroyed_at: Mapped[datetime | None]
+    never_trained: Mapped[list[Any] | None]  # retrained: rows of the training set that it was not trained on

@@ -6,9 +6,12 @@ The values are resolved when a request is accepted and stored in the row; the wo
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+BATCH_MARGIN = timedelta(days=3)  # before the due date: too few samples to tell are waited with no longer
 
 NETWORKS = ("small-cnn", "resnet18", "vgg19-bn", "resnet18-lipschitz")
 

@@ -7,11 +7,16 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from models import holdings
 from models.base import now
 from models.event import record_event
 from models.model import Model, ModelStatus
 from models.model_version import ModelVersion, VersionStatus
 from models.moves import advance
+
+
+class KnowsErased(ValueError):
+    """A version that was trained on a sample which its model has erased since."""
 
 
 def released_version(session: Session, model: Model) -> ModelVersion | None:
@@ -22,7 +27,12 @@ def released_version(session: Session, model: Model) -> ModelVersion | None:
 
 
 def release(session: Session, model: Model, version: ModelVersion, *, actor: str, reason: str | None) -> bool:
-    """Serve ``version`` from the commit on; what was served before is superseded. False: it may not be released now."""
+    """Serve ``version`` from the commit on; what was served before is superseded. False: it may not be released now.
+
+    Raises KnowsErased for a version that knows a sample its model has erased: nothing may ever serve it again.
+    """
+    if holdings.still_known(session, version):
+        raise KnowsErased(f"version {version.number} knows samples that its model has erased")
     of_model = ModelVersion.model_id == model.id
     advance(session, ModelVersion, of_model, VersionStatus.SUPERSEDED, only_from=[VersionStatus.RELEASED])
     values: dict[str, Any] = {"released_at": now()} | ({"reason": reason} if reason is not None else {})

@@ -17,7 +17,7 @@ from models.session import Database
 from models.settings import Settings, get_settings
 from service import errors, schema
 from service.body import BodyLimitMiddleware
-from service.routers import deletion_requests, health, jobs, models, reports, training_sets
+from service.routers import certificates, checkpoints, deletion_requests, health, jobs, models, reports, training_sets
 
 DESCRIPTION = """Makes trained image classifiers forget. An application posts a deletion request that names training
 images; the service unlearns them from every model that was trained on them, measures what is left with membership
@@ -49,7 +49,9 @@ def create_app(settings: Settings | None = None, *, dispatch: bool = True) -> Fa
     for router in (
         training_sets.router,
         models.router,
+        checkpoints.router,
         deletion_requests.router,
+        certificates.router,
         jobs.router,
         reports.router,
         health.router,

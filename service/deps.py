@@ -38,17 +38,17 @@ def _suppression_key(request: Request) -> bytes:
 
 
 CurrentSettings = Annotated[Settings, Depends(_settings)]
-_CurrentDatabase = Annotated[Database, Depends(_database)]
+CurrentDatabase = Annotated[Database, Depends(_database)]
 Pepper = Annotated[bytes, Depends(_pepper)]
 SuppressionKey = Annotated[bytes, Depends(_suppression_key)]
 
 
-def _read(database: _CurrentDatabase) -> Iterator[Session]:
+def _read(database: CurrentDatabase) -> Iterator[Session]:
     with database.read() as session:
         yield session
 
 
-def _write(database: _CurrentDatabase) -> Iterator[Session]:
+def _write(database: CurrentDatabase) -> Iterator[Session]:
     with database.write() as session:
         yield session
 

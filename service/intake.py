@@ -85,6 +85,7 @@ def accept(
         idempotency_key=idempotency_key,
         fingerprint=fingerprint,
         selectors=[answer.model_dump(mode="json") for answer in resolution.answers],
+        resolution=_counted(resolution),
         approval_required=_needs_approval(session, training_set, models, resolution.to_forget),
         has_controls=bool(resolution.samples[Outcome.CONTROL]),
     )
@@ -119,8 +120,16 @@ def status_at_receipt(request: DeletionRequest) -> RequestStatus:
     if request.approval_required:
         return RequestStatus.AWAITING_APPROVAL
     waiting = {Outcome.MATCHED, Outcome.PENDING, Outcome.CONTROL}
-    queued = any(answer["outcome"] in waiting for answer in request.selectors or [])
-    return RequestStatus.QUEUED if queued else RequestStatus.COMPLETED
+    outcomes = (request.resolution or {}).get("outcomes", {})
+    return RequestStatus.QUEUED if waiting & set(outcomes) else RequestStatus.COMPLETED
+
+
+def _counted(resolution: Resolution) -> dict[str, dict[str, int]]:
+    """What stays of the selectors once the names in them are erased: how many of each kind, and what became of them."""
+    return {
+        "outcomes": dict(Counter(answer.outcome.value for answer in resolution.answers)),
+        "identified_by": dict(Counter(name for answer in resolution.answers for name in answer.selector)),
+    }
 
 
 def _fingerprint(pepper: bytes, body: NewDeletionRequest) -> bytes:

@@ -11,6 +11,7 @@ from sqlalchemy.orm import Session
 from models.base import now
 from models.holdings import forgotten, samples_of
 from models.moves import advance
+from models.parameters import BATCH_MARGIN
 from models.records import (
     DeletionRequest,
     Erasure,
@@ -20,11 +21,13 @@ from models.records import (
     JobStatus,
     Model,
     ModelStatus,
+    ModelVersion,
+    VersionStatus,
     record_event,
 )
 from models.release import released_version
 from models.seeds import new_seed
-from models.session import Database
+from models.session import Database, current_time
 from models.settings import Settings
 
 ACTOR = "dispatcher"
@@ -32,6 +35,7 @@ ACTOR = "dispatcher"
 
 def plan(database: Database, settings: Settings) -> int:
     """Make the unlearn jobs that are due; returns how many. One transaction a model."""
+    _end_waiting_for_a_batch(database)
     with database.read() as session:
         models = list(session.scalars(select(Erasure.model_id).join(Model).where(_plannable()).distinct()))
     planned = 0
@@ -42,6 +46,45 @@ def plan(database: Database, settings: Settings) -> int:
         except IntegrityError:  # the partial unique index: another dispatcher planned this model
             continue
     return planned
+
+
+def _end_waiting_for_a_batch(database: Database) -> None:
+    """Erasures whose version was too small to tell about, and which are nearly due, get a job of their own: it retrains."""
+    with database.read() as session:
+        late = current_time(session) + BATCH_MARGIN
+        rows = session.execute(
+            select(Erasure.id, Model.policy, DeletionRequest.due_at, ModelVersion.created_at)
+            .join(Model, Model.id == Erasure.model_id)
+            .join(DeletionRequest, DeletionRequest.id == Erasure.request_id)
+            .join(ModelVersion, ModelVersion.id == Erasure.version_id)
+            .where(
+                Erasure.status == ErasureStatus.AWAITING_RELEASE,
+                ModelVersion.status == VersionStatus.QUARANTINED,
+                ModelVersion.verdict == "inconclusive",
+                DeletionRequest.due_at <= late,
+            )
+        ).all()
+    # A version made so late was followed by retraining already: what is left is for a person.
+    nearly_due = [
+        erasure
+        for erasure, policy, due_at, made_at in rows
+        if policy.get("inconclusive") == "wait_for_batch" and made_at < due_at - BATCH_MARGIN
+    ]
+    if not nearly_due:
+        return
+    with database.write() as session:
+        for erasure in nearly_due:
+            if advance(
+                session,
+                Erasure,
+                Erasure.id == erasure,
+                ErasureStatus.OPEN,
+                only_from=[ErasureStatus.AWAITING_RELEASE],
+                job_id=None,
+                version_id=None,
+                reason="no batch came before it is due",
+            ):
+                record_event(session, "erasure.waited_long_enough", "erasure", erasure, ACTOR)
 
 
 def _plannable() -> ColumnElement[bool]:

@@ -11,12 +11,14 @@ from sqlalchemy.orm import Session
 from models.records import (
     Job,
     JobKind,
+    JobStatus,
     Model,
     TrainingSet,
     TrainingSetApplication,
     TrainingSetStatus,
     record_event,
 )
+from models.release import released_version
 from models.seeds import new_seed
 from models.settings import Settings
 from service.deps import training_set_named
@@ -83,6 +85,30 @@ def register_model(session: Session, settings: Settings, principal: Principal, b
     )
     _queue(session, job, principal, "model", model)
     return model, job
+
+
+def queue_audit(session: Session, settings: Settings, principal: Principal, model: Model) -> Job:
+    """A job that audits what the model serves now. Raises Conflict where it serves nothing, or one is queued already."""
+    if released_version(session, model) is None:
+        raise Conflict(f"Model {model.name} is {model.status.value}: there is no released version to audit.")
+    waiting = session.scalars(
+        select(Job.id).where(
+            Job.model_id == model.id, Job.kind == JobKind.AUDIT, Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
+        )
+    ).first()
+    if waiting is not None:
+        raise Conflict(f"An audit of model {model.name} is on its way: follow job {waiting}.")
+    job = Job(
+        kind=JobKind.AUDIT,
+        training_set_id=model.training_set_id,
+        model_id=model.id,
+        seed=new_seed(settings, "audit", model.name),
+    )
+    session.add(job)
+    session.flush()
+    record_event(session, "job.queued", "job", job.id, principal.actor, kind=job.kind.value)
+    session.flush()
+    return job
 
 
 def _insert(session: Session, record: TrainingSet | Model, name: str) -> None:

@@ -33,10 +33,7 @@ def release_version(session: Session, model: Model, version: ModelVersion, princ
         raise Conflict(
             f"Version {version.number} is {version.status.value}: only a quarantined version can be released."
         )
-    finished = session.scalars(
-        select(Erasure.id).where(Erasure.model_id == model.id, Erasure.status == ErasureStatus.DONE)
-    )
-    held = holdings.samples_of(session, finished) - holdings.forgotten(session, version)
+    held = holdings.still_known(session, version)
     if held:
         raise Conflict(
             f"Version {version.number} was trained on {len(held)} samples that this model has erased since: "
@@ -44,6 +41,7 @@ def release_version(session: Session, model: Model, version: ModelVersion, princ
         )
     if not release(session, model, version, actor=principal.actor, reason=reason):
         raise Conflict(f"Model {model.name} changed at this moment: look at its versions and try again.")
+    version.decided_at = now()
     ancestry = holdings.lineage(session, version)
     waiting = list(
         session.scalars(
@@ -78,6 +76,7 @@ def quarantine_version(
         VersionStatus.QUARANTINED,
         only_from=[VersionStatus.RELEASED],
         reason=reason,
+        decided_at=now(),
     ):
         raise Conflict(
             f"Version {version.number} is {version.status.value}: only the released version can be quarantined."

@@ -128,5 +128,6 @@ class Requires:
 AsApplication = Annotated[Principal, Depends(Requires(Role.APPLICATION))]
 AsOperator = Annotated[Principal, Depends(Requires(Role.OPERATOR))]
 AsCompliance = Annotated[Principal, Depends(Requires(Role.COMPLIANCE, Role.OPERATOR))]
+AsApplicationOrCompliance = Annotated[Principal, Depends(Requires(Role.APPLICATION, Role.COMPLIANCE))]
 AsReceiver = Annotated[Principal, Depends(Requires(Role.APPLICATION, Role.OPERATOR))]
 AsAnyone = Annotated[Principal, Depends(Requires(*Role))]

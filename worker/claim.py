@@ -73,7 +73,7 @@ def _attached(session: Session, job_id: uuid.UUID) -> bool:
 
 
 def _next_number(session: Session, job: Job) -> int | None:
-    if job.model_id is None:
+    if job.model_id is None or job.kind not in (JobKind.TRAIN, JobKind.UNLEARN):
         return None
     last = session.scalar(select(func.max(ModelVersion.number)).where(ModelVersion.model_id == job.model_id))
     return (last or 0) + 1

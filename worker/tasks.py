@@ -17,7 +17,7 @@ from celery.signals import worker_process_init, worker_shutting_down
 from models import artifacts, lifecycle
 from models.log import configure_logging
 from models.queue import RUN_TASK, celery_app
-from models.records import MAX_ATTEMPTS
+from models.records import MAX_ATTEMPTS, JobKind
 from models.session import Database
 from models.settings import Settings, get_settings
 from worker import finish
@@ -91,6 +91,9 @@ def run_job(database: Database, settings: Settings, job_id: uuid.UUID, worker: s
 def _run_claimed(database: Database, settings: Settings, taken: Claim, folder: Path) -> None:
     folder.mkdir(parents=True)
     with Heartbeat(database, settings, taken) as heartbeat:
+        if taken.job.kind is JobKind.CERTIFY:
+            finish.certify(database, settings, taken, folder)
+            return
         try:
             with database.read() as session:
                 plan = make_plan(session, settings, taken.job, folder)

@@ -63,10 +63,32 @@ def upgrade() -> None:
     with op.batch_alter_table("deletion_requests", schema=None) as batch_op:
         batch_op.add_column(sa.Column("resolution", sa.JSON(none_as_null=True), nullable=True))
         batch_op.add_column(sa.Column("samples_erased_at", sa.DateTime(timezone=True), nullable=True))
+        batch_op.add_column(sa.Column("certified_at", sa.DateTime(timezone=True), nullable=True))
         batch_op.add_column(sa.Column("samples_kept", sa.JSON(none_as_null=True), nullable=True))
+        batch_op.create_index(
+            "ix_deletion_requests_uncertified",
+            ["id"],
+            unique=False,
+            sqlite_where=sa.text("certified_at IS NULL"),
+            postgresql_where=sa.text("certified_at IS NULL"),
+        )
+        batch_op.create_index(
+            "ix_deletion_requests_unerased",
+            ["id"],
+            unique=False,
+            sqlite_where=sa.text("samples_erased_at IS NULL"),
+            postgresql_where=sa.text("samples_erased_at IS NULL"),
+        )
 
     with op.batch_alter_table("erasures", schema=None) as batch_op:
         batch_op.add_column(sa.Column("signals_erased_at", sa.DateTime(timezone=True), nullable=True))
+        batch_op.create_index(
+            "ix_erasures_signals",
+            ["id"],
+            unique=False,
+            sqlite_where=sa.text("status = 'done' AND signals_erased_at IS NULL"),
+            postgresql_where=sa.text("status = 'done' AND signals_erased_at IS NULL"),
+        )
 
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.add_column(sa.Column("about", sa.String(length=32), nullable=True))
@@ -80,7 +102,9 @@ def upgrade() -> None:
         )
 
     with op.batch_alter_table("model_versions", schema=None) as batch_op:
+        batch_op.add_column(sa.Column("decided_at", sa.DateTime(timezone=True), nullable=True))
         batch_op.add_column(sa.Column("destroyed_at", sa.DateTime(timezone=True), nullable=True))
+        batch_op.add_column(sa.Column("never_trained", sa.JSON(none_as_null=True), nullable=True))
 
     with op.batch_alter_table("training_sets", schema=None) as batch_op:
         batch_op.add_column(sa.Column("suppressed", sa.Integer(), nullable=True))
@@ -91,7 +115,9 @@ def downgrade() -> None:
         batch_op.drop_column("suppressed")
 
     with op.batch_alter_table("model_versions", schema=None) as batch_op:
+        batch_op.drop_column("never_trained")
         batch_op.drop_column("destroyed_at")
+        batch_op.drop_column("decided_at")
 
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.drop_index(
@@ -103,10 +129,26 @@ def downgrade() -> None:
         batch_op.drop_column("about")
 
     with op.batch_alter_table("erasures", schema=None) as batch_op:
+        batch_op.drop_index(
+            "ix_erasures_signals",
+            sqlite_where=sa.text("status = 'done' AND signals_erased_at IS NULL"),
+            postgresql_where=sa.text("status = 'done' AND signals_erased_at IS NULL"),
+        )
         batch_op.drop_column("signals_erased_at")
 
     with op.batch_alter_table("deletion_requests", schema=None) as batch_op:
+        batch_op.drop_index(
+            "ix_deletion_requests_unerased",
+            sqlite_where=sa.text("samples_erased_at IS NULL"),
+            postgresql_where=sa.text("samples_erased_at IS NULL"),
+        )
+        batch_op.drop_index(
+            "ix_deletion_requests_uncertified",
+            sqlite_where=sa.text("certified_at IS NULL"),
+            postgresql_where=sa.text("certified_at IS NULL"),
+        )
         batch_op.drop_column("samples_kept")
+        batch_op.drop_column("certified_at")
         batch_op.drop_column("samples_erased_at")
         batch_op.drop_column("resolution")
 

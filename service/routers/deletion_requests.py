@@ -6,20 +6,18 @@ import uuid
 from collections import defaultdict
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Response, status
-from sqlalchemy import Select, exists, func, select
+from fastapi import APIRouter, Header, Query, Response, status
+from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session, aliased
 
 from models.base import now
 from models.records import (
-    Application,
     AuditReport,
     DeletionRequest,
     Erasure,
     Model,
     ModelVersion,
     RequestStatus,
-    Role,
     TrainingSet,
 )
 from service.deps import Pepper, ReadSession, SuppressionKey, WriteSession
@@ -27,6 +25,8 @@ from service.due import days_left
 from service.errors import Conflict, NotFound, Unprocessable, responses
 from service.intake import accept, status_at_receipt
 from service.paging import Page, Paged
+from service.requests import LoadedRequest, visible
+from service.routers.certificates import newest_certificate
 from service.schemas.common import NAME, Time
 from service.schemas.deletion_requests import (
     ErasureAnswer,
@@ -36,11 +36,12 @@ from service.schemas.deletion_requests import (
     RequestSummary,
 )
 from service.schemas.selectors import SelectorOutcome
-from service.security import AsAnyone, AsApplication, Authenticated, Principal
+from service.security import AsAnyone, AsApplication
 
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
 
 RETRY_AFTER_SECONDS = 10
+CERTIFICATE_LINKS = {"certificate": "", "certificate_pdf": "/pdf", "certificate_bundle": "/bundle"}
 ENDED = {
     RequestStatus.COMPLETED,
     RequestStatus.PARTIALLY_COMPLETED,
@@ -58,27 +59,6 @@ IdempotencyKey = Annotated[
         description="Chosen by the caller, one for each request: sent again, it gives the answer of the first time.",
     ),
 ]
-
-
-def _visible(principal: Principal) -> Select[DeletionRequest, str, str]:
-    query = (
-        select(DeletionRequest, Application.name, TrainingSet.name)
-        .join(Application, Application.id == DeletionRequest.application_id)
-        .join(TrainingSet, TrainingSet.id == DeletionRequest.training_set_id)
-    )
-    if principal.role is Role.APPLICATION:
-        query = query.where(DeletionRequest.application_id == principal.application_id)
-    return query
-
-
-def _loaded(request_id: uuid.UUID, principal: Authenticated, session: ReadSession) -> tuple[DeletionRequest, str, str]:
-    found = session.execute(_visible(principal).where(DeletionRequest.id == request_id)).one_or_none()
-    if found is None:
-        raise NotFound("There is no deletion request of this id that this key may see.")
-    return found[0], found[1], found[2]
-
-
-LoadedRequest = Annotated[tuple[DeletionRequest, str, str], Depends(_loaded)]
 
 
 @router.post("", status_code=status.HTTP_202_ACCEPTED, responses=responses(NotFound, Conflict, Unprocessable))
@@ -110,7 +90,7 @@ def list_deletion_requests(
     due_before: Annotated[Time | None, Query()] = None,
 ) -> Page[RequestSummary]:
     """Deletion requests, newest first; an application sees its own."""
-    query = _visible(principal)
+    query = visible(principal)
     if status is not None:
         query = query.where(DeletionRequest.status == status.value)  # type: ignore[attr-defined]
     if model is not None:
@@ -131,7 +111,15 @@ def get_deletion_request(_: AsAnyone, loaded: LoadedRequest, session: ReadSessio
     """One request: how far it is in each model, and what became of each selector."""
     request, application, training_set = loaded
     summary = _summary(request, application, training_set, _erasures(session, [request.id])[request.id])
-    return RequestAnswer(**summary.model_dump(), samples=_outcomes(request))
+    certificate = newest_certificate(session, request)
+    return RequestAnswer(
+        **summary.model_dump(),
+        samples=_outcomes(request),
+        resolution=request.resolution,
+        samples_erased_at=request.samples_erased_at,
+        samples_kept=request.samples_kept if request.samples_erased_at is None else None,
+        certificate=certificate.id if certificate is not None else None,
+    )
 
 
 def _outcomes(request: DeletionRequest) -> list[SelectorOutcome]:
@@ -139,7 +127,11 @@ def _outcomes(request: DeletionRequest) -> list[SelectorOutcome]:
 
 
 def _links(request: DeletionRequest) -> dict[str, str]:
-    return {"self": f"/v1/deletion-requests/{request.id}"}
+    path = f"/v1/deletion-requests/{request.id}"
+    links = {"self": path}
+    if request.certified_at is not None:
+        links |= {part: f"{path}/certificate{end}" for part, end in CERTIFICATE_LINKS.items()}
+    return links
 
 
 def _receipt(session: Session, request: DeletionRequest) -> RequestReceipt:

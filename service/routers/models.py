@@ -1,19 +1,12 @@
-"""/v1/models, their versions and checkpoints"""
+"""/v1/models and their versions"""
 
 from __future__ import annotations
 
-import base64
-from pathlib import Path
-from typing import Annotated
-
-from fastapi import APIRouter, Header, Response, status
-from fastapi.responses import FileResponse
+from fastapi import APIRouter, Response, status
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, aliased
 
-from models.records import Model, ModelStatus, ModelVersion, VersionStatus
-from models.release import released_version
-from models.settings import Settings
+from models.records import Model, ModelVersion
 from service.deps import (
     CurrentSettings,
     LoadedModel,
@@ -23,21 +16,15 @@ from service.deps import (
     VersionToChange,
     WriteSession,
 )
-from service.errors import Conflict, Damaged, Gone, NotFound, Unprocessable, responses
+from service.errors import Conflict, Gone, NotFound, Unprocessable, responses
 from service.paging import Page, Paged
-from service.registration import register_model
+from service.registration import queue_audit, register_model
 from service.releases import quarantine_version, release_version
 from service.schemas.common import Accepted, Reason
 from service.schemas.models import ModelAccepted, ModelAnswer, NewModel, VersionAnswer
-from service.security import AsCompliance, AsOperator, AsReceiver
+from service.security import AsCompliance, AsOperator
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
-
-IfNoneMatch = Annotated[str | None, Header(description="ETag of the checkpoint that the caller has.")]
-CHECKPOINT: dict[int | str, dict[str, object]] = {
-    200: {"description": "safetensors", "content": {"application/octet-stream": {}}},
-    304: {"description": "The caller has it already."},
-}
 
 
 @router.post("", status_code=status.HTTP_202_ACCEPTED, responses=responses(NotFound, Conflict, Unprocessable))
@@ -77,49 +64,6 @@ def get_version(_: AsCompliance, model: LoadedModel, version: LoadedVersion, ses
     return _read_version(session, model, version)
 
 
-@router.get(
-    "/{name}/checkpoint",
-    response_class=FileResponse,
-    responses={**CHECKPOINT, **responses(NotFound, Conflict)},
-)
-def download_released(
-    _: AsReceiver,
-    model: LoadedModel,
-    settings: CurrentSettings,
-    session: ReadSession,
-    if_none_match: IfNoneMatch = None,
-) -> Response:
-    """The released checkpoint. Ask again with If-None-Match: a changed ETag tells that a new version is out."""
-    version = released_version(session, model)
-    if version is None:
-        reasons = {
-            ModelStatus.TRAINING: "is still training: wait for its train job",
-            ModelStatus.WITHDRAWN: "is withdrawn: no version of it may be used until one is released",
-            ModelStatus.FAILED: "failed to train: there is no checkpoint",
-            ModelStatus.RETIRED: "is retired: no version of it may be used",
-        }
-        raise Conflict(f"Model {model.name} {reasons.get(model.status, 'has no released version')}.")
-    return _checkpoint(settings, model, version, if_none_match)
-
-
-@router.get(
-    "/{name}/versions/{number}/checkpoint",
-    response_class=FileResponse,
-    responses={**CHECKPOINT, **responses(NotFound, Gone)},
-)
-def download_version(
-    _: AsOperator,
-    model: LoadedModel,
-    version: LoadedVersion,
-    settings: CurrentSettings,
-    if_none_match: IfNoneMatch = None,
-) -> Response:
-    """The checkpoint of any version, quarantined ones included."""
-    if version.status is VersionStatus.DESTROYED:
-        raise Gone(f"Version {version.number} was destroyed: its file is gone.")
-    return _checkpoint(settings, model, version, if_none_match)
-
-
 @router.post(
     "/{name}/versions/{number}/release",
     status_code=status.HTTP_202_ACCEPTED,
@@ -146,19 +90,11 @@ def quarantine(
     return _read_version(session, model, version)
 
 
-def _checkpoint(settings: Settings, model: Model, version: ModelVersion, if_none_match: str | None) -> Response:
-    etag = f'"{version.sha256}"'
-    digest = base64.b64encode(bytes.fromhex(version.sha256)).decode()
-    headers = {"ETag": etag, "Repr-Digest": f"sha-256=:{digest}:", "Cache-Control": "private, no-cache"}
-    known = {tag.strip().removeprefix("W/") for tag in (if_none_match or "").split(",")}
-    if known & {etag, "*"}:
-        return Response(status_code=status.HTTP_304_NOT_MODIFIED, headers=headers)
-    path: Path = settings.data_dir / version.path
-    if not path.is_file() or path.stat().st_size != version.size:
-        raise Damaged(
-            f"The file of version {version.number} is not the one that was stored: ask the operator to restore it."
-        )
-    return FileResponse(path, filename=f"{model.name}-v{version.number}.safetensors", headers=headers)
+@router.post("/{name}/audits", status_code=status.HTTP_202_ACCEPTED, responses=responses(NotFound, Conflict))
+def audit(principal: AsOperator, model: LockedModel, settings: CurrentSettings, session: WriteSession) -> Accepted:
+    """Audit the released version once more, with the controls and the signals that are still lawfully there."""
+    job = queue_audit(session, settings, principal, model)
+    return Accepted(id=job.id, kind=job.kind.value, status=job.status.value, created_at=job.created_at)
 
 
 def _versions(model: Model) -> Select[ModelVersion, int | None]:
@@ -189,6 +125,7 @@ def _version(model: Model, version: ModelVersion, parent: int | None) -> Version
         reason=version.reason,
         created_at=version.created_at,
         released_at=version.released_at,
+        destroyed_at=version.destroyed_at,
     )
 
 

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 from models.deletion_request import RequestStatus
 from models.erasure import ErasureStatus
 from service.due import PERIODS
-from service.schemas.common import Answer, Body, Links, Name, ShortText, Time, no_nul
+from service.schemas.common import Answer, Body, Details, Links, Name, ShortText, Time, no_nul
 from service.schemas.selectors import Selector, SelectorOutcome
 
 
@@ -69,7 +69,13 @@ class RequestSummary(Answer):
 
 
 class RequestAnswer(RequestSummary):
-    samples: list[SelectorOutcome] = Field(description="Each selector as it was answered at receipt.")
+    samples: list[SelectorOutcome] = Field(
+        description="Each selector as it was answered at receipt; empty once the samples' names were erased."
+    )
+    resolution: Details | None = Field(description="How many selectors of each kind, and what became of them; stays.")
+    samples_erased_at: datetime | None = Field(description="When pixels and names were read back as gone.")
+    samples_kept: Details | None = Field(description="Why pixels and names are still there, and which models use them.")
+    certificate: uuid.UUID | None = Field(description="Newest edition of the erasure certificate.")
 
 
 class RequestReceipt(Answer):

@@ -51,7 +51,8 @@ class VersionAnswer(Answer):
     job: uuid.UUID
     sha256: str
     size: int = Field(description="Bytes.")
-    verdict: str | None = Field(description="Of its audit; null for the first version.")
+    verdict: str | None = Field(description="Of its audit, or exact (retrained); null for the first version.")
     reason: str | None
     created_at: datetime
     released_at: datetime | None
+    destroyed_at: datetime | None = Field(description="When its file was seen to be gone.")

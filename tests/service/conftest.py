@@ -39,6 +39,7 @@ from service.app import create_app
 
 Headers = dict[str, str]
 TRAIN, CONTROLS, CLASSES = 40, 10, 4
+REFERENCES = 4
 
 
 def digest(text: str) -> str:
@@ -172,6 +173,27 @@ class World:
             )
             session.add(made)
         return made.id
+
+    def files(self, training_set: uuid.UUID) -> None:
+        """Arrays of the set and reference signals of its models, without a single zero byte."""
+        rows = TRAIN + CONTROLS
+        with self.database.write() as session:
+            found = session.get_one(TrainingSet, training_set)
+            found.folder = "store/set/1"
+            folders = {found.folder: {"pixels.u8": 4, "digests.bin": 32}}
+            for model in session.scalars(select(Model).where(Model.training_set_id == training_set)):
+                model.folder, model.training = f"store/{model.name}/signals", {"references": REFERENCES}
+                folders[model.folder] = {"phi.f32": 4 * REFERENCES, "members.u8": REFERENCES}
+        for folder, names in folders.items():
+            (self.settings.data_dir / folder).mkdir(parents=True)
+            for name, size in names.items():
+                (self.settings.data_dir / folder / name).write_bytes(b"\x07" * rows * size)
+
+    def zeroed(self, path: str) -> list[int]:
+        """Rows of a file below store/ that hold nothing but zeros."""
+        content = (self.settings.data_dir / "store" / path).read_bytes()
+        size = len(content) // (TRAIN + CONTROLS)
+        return [row for row in range(TRAIN + CONTROLS) if content[row * size : (row + 1) * size] == bytes(size)]
 
     def finish(
         self, request: str, model: str, version: ModelVersion, status: ErasureStatus = ErasureStatus.DONE

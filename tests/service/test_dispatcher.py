@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from datetime import timedelta
 from typing import Any
@@ -24,9 +23,6 @@ from models.records import (
     JobKind,
     JobStatus,
     Lease,
-    Model,
-    Sample,
-    TrainingSet,
     VersionStatus,
     record_event,
 )
@@ -34,9 +30,7 @@ from models.session import Database
 from models.settings import Settings
 from service import hinting, planning, sealing, sweeping
 from service.dispatcher import Dispatcher
-from tests.service.conftest import CONTROLS, TRAIN, Headers, World
-
-REFERENCES = 4
+from tests.service.conftest import Headers, World
 
 
 def posted(client: TestClient, shop: Headers, *samples: dict[str, Any]) -> str:
@@ -157,74 +151,10 @@ def test_seals_chain_every_event_and_an_altered_one_would_break_them(database: D
     assert seal(seals[1].hash, altered, 3) != seals[2].hash
 
 
-def with_files(world: World, digits: uuid.UUID) -> None:
-    """Arrays of the set and reference signals of its model, without a single zero byte."""
-    rows = TRAIN + CONTROLS
-    for folder, names in (
-        ("store/set/1", {"pixels.u8": 4, "digests.bin": 32}),
-        ("store/model/1", {"phi.f32": 16, "members.u8": 4}),
-    ):
-        (world.settings.data_dir / folder).mkdir(parents=True)
-        for name, size in names.items():
-            (world.settings.data_dir / folder / name).write_bytes(b"\x07" * rows * size)
-    with world.database.write() as session:
-        session.execute(update(TrainingSet).where(TrainingSet.id == digits).values(folder="store/set/1"))
-        session.execute(
-            update(Model)
-            .where(Model.training_set_id == digits)
-            .values(folder="store/model/1", training={"references": REFERENCES})
-        )
-
-
-def test_a_control_sample_is_overwritten_everywhere_and_stays_known_as_erased(
-    client: TestClient, database: Database, settings: Settings, shop: Headers, world: World, digits: uuid.UUID
-) -> None:
-    with_files(world, digits)
-    request = posted(client, shop, {"index": 41})
-    assert client.get(f"/v1/deletion-requests/{request}", headers=shop).json()["status"] == "queued"
-    assert sweeping.erase_controls(database, settings) == 1
-    for path, size in (
-        ("set/1/pixels.u8", 4),
-        ("set/1/digests.bin", 32),
-        ("model/1/phi.f32", 16),
-        ("model/1/members.u8", 4),
-    ):
-        content = (settings.data_dir / "store" / path).read_bytes()
-        rows = [content[row * size : (row + 1) * size] for row in range(TRAIN + CONTROLS)]
-        assert [row for row, value in enumerate(rows) if value == bytes(size)] == [41], path
-    assert client.get(f"/v1/deletion-requests/{request}", headers=shop).json()["status"] == "completed"
-    with database.read() as session:
-        sample = session.get_one(Sample, (digits, 41))
-    assert (sample.key, sample.sha256, sample.file_sha256) == (None, None, None)
-    assert sample.erased_at is not None
-    again = client.post(
-        "/v1/deletion-requests",
-        json={
-            "training_set": "digits",
-            "samples": [{"key": "train/00041"}, {"sha256": hashlib.sha256(b"pixels 41").hexdigest()}],
-        },
-        headers=shop,
-    )
-    assert [answer["outcome"] for answer in again.json()["samples"]] == ["already_erased", "duplicate"]
-
-
-def test_controls_wait_for_running_jobs_whose_plan_may_name_them(
-    client: TestClient, database: Database, settings: Settings, shop: Headers, world: World, digits: uuid.UUID
-) -> None:
-    with_files(world, digits)
-    job = world.job("digits-cnn", status=JobStatus.RUNNING)
-    posted(client, shop, {"index": 41})
-    assert sweeping.erase_controls(database, settings) == 0
-    assert b"\x00" not in (settings.data_dir / "store/set/1/pixels.u8").read_bytes()
-    with database.write() as session:
-        session.execute(update(Job).where(Job.id == job).values(status=JobStatus.SUCCEEDED))
-    assert sweeping.erase_controls(database, settings) == 1
-
-
 def test_files_that_no_row_names_are_removed_and_others_stay(
     database: Database, settings: Settings, world: World, digits: uuid.UUID
 ) -> None:
-    with_files(world, digits)
+    world.files(digits)
     running = world.job("digits-cnn", status=JobStatus.RUNNING)
     names = [f"staging/{uuid.uuid4()}.1", f"staging/{running}.0", "store/set/2", f"store/set/{running}.0"]
     for name in names:

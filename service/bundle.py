@@ -1,0 +1,2 @@
+def bundle(files: dict[str, bytes]) -> bytes:
+    return b""

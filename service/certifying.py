@@ -1,0 +1,149 @@
+"""CERTIFY: jobs that write signed documents, for requests that ended and for reports that a decision has overtaken."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import timedelta
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, exists, func, or_, select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session, aliased
+
+from models.records import (
+    MAX_ATTEMPTS,
+    AuditReport,
+    DeletionRequest,
+    Erasure,
+    ErasureStatus,
+    Job,
+    JobKind,
+    JobStatus,
+    ModelVersion,
+    RequestSample,
+    RequestStatus,
+    Sample,
+    Split,
+    VersionStatus,
+    record_event,
+)
+from models.seeds import new_seed
+from models.session import Database, current_time
+from models.settings import Settings
+
+ACTOR = "dispatcher"
+ENDED_WELL = (ErasureStatus.DONE, ErasureStatus.NOT_APPLICABLE)
+MOST_A_ROUND = 100
+AFTER_A_FAILURE = timedelta(minutes=1)
+
+
+def plan_documents(database: Database, settings: Settings) -> int:
+    """Queue a certify job for every document that is due; returns how many. Each is one transaction of its own."""
+    planned = 0
+    with database.read() as session:
+        due = [("audit_report", each) for each in _overtaken_reports(session)]
+        due += [("deletion_request", each) for each in _uncertified_requests(session)]
+    for about, about_id in due:
+        try:
+            with database.write() as session:
+                planned += _queue(session, settings, about, about_id)
+        except IntegrityError:  # the partial unique index: there is a live one already
+            continue
+    return planned
+
+
+def _queue(session: Session, settings: Settings, about: str, about_id: uuid.UUID) -> bool:
+    if _failing(session, about_id):
+        return False
+    job = Job(kind=JobKind.CERTIFY, about=about, about_id=about_id, seed=new_seed(settings, "certify", str(about_id)))
+    session.add(job)
+    session.flush()
+    record_event(session, "job.planned", "job", job.id, ACTOR, kind="certify", about=about, about_id=str(about_id))
+    return True
+
+
+def _failing(session: Session, about_id: uuid.UUID) -> bool:
+    """After a failure a pause, and after three a person."""
+    failed = session.scalars(
+        select(Job.finished_at).where(
+            Job.kind == JobKind.CERTIFY, Job.about_id == about_id, Job.status == JobStatus.FAILED
+        )
+    ).all()
+    recent = current_time(session) - AFTER_A_FAILURE
+    return len(failed) >= MAX_ATTEMPTS or any(at is not None and at > recent for at in failed)
+
+
+def _live(about_id: Any) -> ColumnElement[bool]:
+    return exists().where(
+        Job.kind == JobKind.CERTIFY, Job.about_id == about_id, Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
+    )
+
+
+def _overtaken_reports(session: Session) -> list[uuid.UUID]:
+    """Newest editions of reports whose version a person has decided about since."""
+    later = aliased(AuditReport)
+    newest = ~exists().where(later.supersedes_id == AuditReport.id)
+    query = (
+        select(AuditReport.id)
+        .join(ModelVersion, ModelVersion.id == AuditReport.version_id)
+        .where(
+            AuditReport.kind == "audit_report",
+            AuditReport.envelope_path.is_not(None),
+            newest,
+            ModelVersion.decided_at > AuditReport.created_at,
+            ~_live(AuditReport.id),
+        )
+    )
+    return list(session.scalars(query))
+
+
+def _uncertified_requests(session: Session) -> list[uuid.UUID]:
+    """Requests that were rejected, or completed with everything gone that must go, and not certified since."""
+    has_erasure = Erasure.request_id == DeletionRequest.id
+    report = aliased(AuditReport)
+    superseded = exists().where(
+        has_erasure, ModelVersion.model_id == Erasure.model_id, ModelVersion.status == VersionStatus.SUPERSEDED
+    )
+    signals_wait = exists().where(
+        has_erasure, Erasure.status == ErasureStatus.DONE, Erasure.signals_erased_at.is_(None)
+    )
+    overtaken = exists().where(
+        has_erasure,
+        ModelVersion.id == Erasure.version_id,
+        report.version_id == ModelVersion.id,
+        report.envelope_path.is_not(None),
+        ModelVersion.decided_at
+        > select(func.max(AuditReport.created_at))
+        .where(AuditReport.version_id == ModelVersion.id)
+        .correlate(ModelVersion)
+        .scalar_subquery(),
+    )
+    training_samples = exists().where(
+        RequestSample.request_id == DeletionRequest.id,
+        Sample.training_set_id == RequestSample.training_set_id,
+        Sample.index == RequestSample.sample_index,
+        Sample.split == Split.TRAIN,
+    )
+    samples_settled = or_(
+        DeletionRequest.samples_erased_at.is_not(None), DeletionRequest.samples_kept.is_not(None), ~training_samples
+    )
+    ended = or_(
+        DeletionRequest.rejected_at.is_not(None),
+        and_(
+            DeletionRequest.status == RequestStatus.COMPLETED.value,  # type: ignore[attr-defined]
+            samples_settled,
+            ~superseded,
+            ~signals_wait,
+            ~overtaken,
+        ),
+    )
+    # Few of the many requests that are still open get as far as the computed status.
+    candidate = or_(
+        DeletionRequest.rejected_at.is_not(None),
+        DeletionRequest.controls_erased_at.is_not(None),
+        DeletionRequest.id.in_(select(Erasure.request_id).where(Erasure.status.in_(ENDED_WELL))),
+    )
+    query = select(DeletionRequest.id).where(
+        DeletionRequest.certified_at.is_(None), candidate, ended, ~_live(DeletionRequest.id)
+    )
+    return list(session.scalars(query.limit(MOST_A_ROUND)))

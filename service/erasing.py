@@ -1,0 +1,254 @@
+"""ERASE: signals, pixels and names of samples, each as soon as nothing lawful needs it any more.
+
+Every step is repeated until the row says that it is done, and the row says so only after the files were read back.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+from sqlalchemy import and_, exists, or_, select, update
+from sqlalchemy.orm import Session
+
+from models import artifacts, holdings
+from models.evidence import suppression_digests
+from models.records import (
+    DeletionRequest,
+    Erasure,
+    ErasureStatus,
+    Job,
+    JobStatus,
+    Model,
+    ModelStatus,
+    ModelVersion,
+    RequestSample,
+    RequestStatus,
+    Sample,
+    Split,
+    Suppression,
+    TrainingSet,
+    VersionStatus,
+    record_event,
+)
+from models.secrets import SUPPRESSION, load_or_create
+from models.session import Database, current_time
+from models.settings import Settings
+
+ACTOR = "dispatcher"
+METHOD = "overwritten with zeros, synchronised, read back"
+LIVE = (ModelStatus.TRAINING, ModelStatus.READY, ModelStatus.WITHDRAWN)
+IN_USE = "models that this request does not name were trained on them, and so need them as retained images"
+
+
+def erase_signals(database: Database, settings: Settings) -> int:
+    """Overwrite what reference models say of samples whose erasure is done; returns how many erasures."""
+    busy = exists().where(Job.model_id == Erasure.model_id, Job.status == JobStatus.RUNNING)
+    with database.read() as session:
+        waiting = [
+            (erasure, session.get_one(Model, erasure.model_id), sorted(holdings.samples_of(session, [erasure.id])))
+            for erasure in session.scalars(
+                select(Erasure).where(Erasure.status == ErasureStatus.DONE, Erasure.signals_erased_at.is_(None), ~busy)
+            )
+        ]
+    for erasure, model, rows in waiting:
+        files = overwrite_signals(settings, [model], rows)
+        with database.write() as session:
+            session.execute(
+                update(Erasure).where(Erasure.id == erasure.id).values(signals_erased_at=current_time(session))
+            )
+            record_event(
+                session,
+                "signals.erased",
+                "erasure",
+                erasure.id,
+                ACTOR,
+                samples=len(rows),
+                files=files,
+                method=METHOD,
+                verified=True,
+            )
+    return len(waiting)
+
+
+def erase_samples(database: Database, settings: Settings) -> int:
+    """Erase pixels and names of training samples that no live model knows any more; returns how many requests.
+
+    Where a model that the request does not name still uses them, the row says why they are kept.
+    """
+    with database.read() as session:
+        waiting = list(session.scalars(select(DeletionRequest).where(_forgotten_everywhere())))
+    done = 0
+    for request in waiting:
+        with database.read() as session:
+            rows = _rows(session, request, Split.TRAIN)
+            knowing = _knowing(session, request, rows)
+        if knowing is None:
+            continue
+        if knowing:
+            _keep(database, request, rows, knowing)
+            continue
+        if not rows:
+            continue
+        done += _erase(database, settings, request, Split.TRAIN)
+    return done
+
+
+def erase_controls(database: Database, settings: Settings) -> int:
+    """Erase control samples that requests name: no model was trained on them, so no job is needed.
+
+    Returns how many requests had their last control erased.
+    """
+    with database.read() as session:
+        waiting = list(
+            session.scalars(
+                select(DeletionRequest).where(
+                    DeletionRequest.has_controls,
+                    DeletionRequest.controls_erased_at.is_(None),
+                    DeletionRequest.rejected_at.is_(None),
+                    or_(DeletionRequest.approval_required.is_(False), DeletionRequest.approved_at.is_not(None)),
+                )
+            )
+        )
+    return sum(_erase(database, settings, request, Split.CONTROL) for request in waiting)
+
+
+def _forgotten_everywhere() -> Any:
+    """Requests that are completed, and whose training samples are still there."""
+    return and_(
+        DeletionRequest.samples_erased_at.is_(None),
+        DeletionRequest.status == RequestStatus.COMPLETED.value,  # type: ignore[attr-defined]
+        exists().where(Erasure.request_id == DeletionRequest.id, Erasure.status == ErasureStatus.DONE),
+    )
+
+
+def _rows(session: Session, request: DeletionRequest, split: Split) -> list[int]:
+    query = (
+        select(RequestSample.sample_index)
+        .join(Sample, _of_request())
+        .where(RequestSample.request_id == request.id, Sample.split == split)
+    )
+    return sorted(session.scalars(query))
+
+
+def _of_request() -> Any:
+    return (RequestSample.training_set_id == Sample.training_set_id) & (RequestSample.sample_index == Sample.index)
+
+
+def _knowing(session: Session, request: DeletionRequest, rows: list[int]) -> list[str] | None:
+    """Names of live models that know some of the rows and are not asked to forget them; None: some are still at it."""
+    names: list[str] = []
+    models = session.scalars(
+        select(Model)
+        .where(Model.training_set_id == request.training_set_id, Model.status.in_(LIVE))
+        .order_by(Model.name)
+    )
+    for model in models:
+        if model.status is ModelStatus.TRAINING:
+            return None
+        unfinished = session.scalars(
+            select(Erasure.id).where(Erasure.model_id == model.id, Erasure.status.in_(holdings.UNFINISHED))
+        )
+        if holdings.samples_of(session, unfinished) & set(rows):
+            return None
+        versions = session.scalars(
+            select(ModelVersion).where(
+                ModelVersion.model_id == model.id, ModelVersion.status != VersionStatus.DESTROYED
+            )
+        )
+        knowing = [version for version in versions if set(rows) - holdings.forgotten(session, version)]
+        if any(version.status is not VersionStatus.RELEASED for version in knowing):
+            return None  # about to be destroyed, or to be decided by a person
+        if knowing:
+            names.append(model.name)
+    return names
+
+
+def _keep(database: Database, request: DeletionRequest, rows: list[int], models: list[str]) -> None:
+    kept = {"samples": len(rows), "models": models, "reason": IN_USE}
+    if request.samples_kept == kept:
+        return
+    with database.write() as session:
+        session.execute(update(DeletionRequest).where(DeletionRequest.id == request.id).values(samples_kept=kept))
+        record_event(session, "samples.kept", "deletion_request", request.id, ACTOR, **kept)
+
+
+def _erase(database: Database, settings: Settings, request: DeletionRequest, split: Split) -> bool:
+    """Tombstones first, so that no later plan uses the rows; once no running job can hold an older plan, their files."""
+    with database.write() as session:
+        indices = _bury(session, settings, request, split)
+    with database.read() as session:
+        if _set_is_in_use(session, request.training_set_id):
+            return False
+        training_set = session.get_one(TrainingSet, request.training_set_id)
+        models = list(session.scalars(select(Model).where(Model.training_set_id == training_set.id)))
+    overwrite_pixels(settings, training_set, indices)
+    overwrite_signals(settings, models, indices)
+    with database.write() as session:
+        at = current_time(session)
+        controls = split is Split.CONTROL
+        gone: dict[str, Any] = {"controls_erased_at": at} if controls else {"samples_erased_at": at, "selectors": None}
+        values = gone | {"certified_at": None}  # a certificate that says they are kept is overtaken
+        session.execute(update(DeletionRequest).where(DeletionRequest.id == request.id).values(**values))
+        record_event(
+            session,
+            "controls.erased" if controls else "samples.erased",
+            "deletion_request",
+            request.id,
+            ACTOR,
+            samples=len(indices),
+            method=METHOD,
+            verified=True,
+        )
+    return True
+
+
+def _bury(session: Session, settings: Settings, request: DeletionRequest, split: Split) -> list[int]:
+    """Tombstones for the request's samples; what named them stays as keyed hashes only. Returns all their rows."""
+    samples = list(
+        session.scalars(
+            select(Sample)
+            .join(RequestSample, _of_request())
+            .where(RequestSample.request_id == request.id, Sample.split == split)
+        )
+    )
+    key = load_or_create(settings.secrets, SUPPRESSION)
+    at = current_time(session)
+    for sample in samples:
+        if sample.erased_at is not None:
+            continue
+        for digest in suppression_digests(key, sample):
+            session.merge(Suppression(training_set_id=sample.training_set_id, digest=digest, sample_index=sample.index))
+        sample.key = sample.sha256 = sample.file_sha256 = sample.subject = None
+        sample.erased_at = at
+    return [sample.index for sample in samples]
+
+
+def _set_is_in_use(session: Session, training_set_id: uuid.UUID) -> bool:
+    return bool(
+        session.scalar(select(exists().where(Job.training_set_id == training_set_id, Job.status == JobStatus.RUNNING)))
+    )
+
+
+def overwrite_pixels(settings: Settings, training_set: TrainingSet, indices: list[int]) -> None:
+    """Zeros over the samples' pixels and digests. Raises artifacts.NotErased."""
+    if training_set.folder is None or training_set.shape is None:
+        raise ValueError(f"training set {training_set.id} has no files yet")
+    channels, height, width = training_set.shape
+    folder = settings.data_dir / training_set.folder
+    artifacts.erase_rows(folder / "pixels.u8", channels * height * width, indices)
+    artifacts.erase_rows(folder / "digests.bin", 32, indices)
+
+
+def overwrite_signals(settings: Settings, models: Iterable[Model], indices: list[int]) -> list[str]:
+    """Zeros over the samples' reference signals in these models; returns the files. Raises artifacts.NotErased."""
+    files: list[str] = []
+    for model in models:
+        if model.folder is None or model.training is None:
+            continue
+        references = int(model.training["references"])
+        for name, row_size in (("phi.f32", 4 * references), ("members.u8", references)):
+            artifacts.erase_rows(settings.data_dir / model.folder / name, row_size, indices)
+            files.append(name)
+    return files
