@@ -23,6 +23,7 @@ from models.records import (
     TrainingSetStatus,
     VersionStatus,
 )
+from models.session import Database
 
 Headers = dict[str, str]
 REASON = {"reason": "compared by hand"}
@@ -286,3 +287,35 @@ def test_a_quarantine_keeps_finished_erasures(
     client.post(f"{URL}/versions/2/quarantine", headers=operator, json=REASON)
     with world.database.read() as session:
         assert session.scalars(select(Erasure.status)).all() == [ErasureStatus.DONE]
+
+
+def test_each_key_that_fetches_a_version_is_recorded_once(
+    client: TestClient, database: Database, digits: uuid.UUID, shop: Headers, operator: Headers
+) -> None:
+    for _ in range(2):
+        etag = client.get("/v1/models/digits-cnn/checkpoint", headers=shop).headers["etag"]
+    client.get("/v1/models/digits-cnn/checkpoint", headers=shop | {"If-None-Match": etag})
+    client.get("/v1/models/digits-cnn/versions/1/checkpoint", headers=operator)
+    with database.read() as session:
+        fetched = session.scalars(select(Event).where(Event.name == "checkpoint.downloaded").order_by(Event.id)).all()
+        version = session.scalars(select(ModelVersion)).one()
+    assert [event.data["application"] for event in fetched] == ["shop", None]
+    assert {event.record_id for event in fetched} == {str(version.id)}
+
+
+def test_an_audit_of_the_released_version_is_queued_once(
+    client: TestClient, world: Any, digits: uuid.UUID, operator: Headers
+) -> None:
+    queued = client.post("/v1/models/digits-cnn/audits", headers=operator)
+    assert (queued.status_code, queued.json()["kind"]) == (202, "audit")
+    again = client.post("/v1/models/digits-cnn/audits", headers=operator)
+    assert again.status_code == 409
+    assert queued.json()["id"] in again.json()["detail"]
+
+
+def test_a_model_that_serves_nothing_cannot_be_audited(
+    client: TestClient, world: Any, digits: uuid.UUID, operator: Headers
+) -> None:
+    world.model("new-cnn", "digits", ModelStatus.TRAINING)
+    answer = client.post("/v1/models/new-cnn/audits", headers=operator)
+    assert (answer.status_code, "training" in answer.json()["detail"]) == (409, True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from sqlalchemy import select, update
 
 from models import artifacts
 from models.base import now
+from models.evidence import content_digest
 from models.parameters import Network, Policy, Recipe
 from models.records import (
     Application,
@@ -26,15 +28,17 @@ from models.records import (
     RequestSample,
     Sample,
     Split,
+    Suppression,
     TrainingSet,
     TrainingSetStatus,
     VersionStatus,
 )
+from models.secrets import SUPPRESSION, load_or_create
 from models.session import Database
 from models.settings import Settings
 from service import planning
 from worker.claim import claim
-from worker.plan import TrainPlan, UnlearnPlan
+from worker.plan import AuditPlan, TrainPlan, UnlearnPlan
 from worker.plans import CannotPlan, make_plan, nearest_strength
 
 TRAIN, CONTROLS = 12, 8
@@ -71,7 +75,11 @@ class Rows:
         self.set_id, self.application_id = made.id, application.id
 
     def model(
-        self, name: str, status: ModelStatus = ModelStatus.READY, never_trained: tuple[int, ...] = ()
+        self,
+        name: str,
+        status: ModelStatus = ModelStatus.READY,
+        never_trained: tuple[int, ...] = (),
+        **policy: Any,
     ) -> uuid.UUID:
         training = {"references": 16, "rehearsal": REHEARSED, "never_trained": list(never_trained)}
         with self.database.write() as session:
@@ -81,7 +89,7 @@ class Rows:
                 training_set_id=self.set_id,
                 network=Network(name="small-cnn").model_dump(mode="json"),
                 recipe=Recipe().model_dump(mode="json"),
-                policy=Policy().model_dump(mode="json"),
+                policy=Policy(**policy).model_dump(mode="json"),
                 training=training if status is ModelStatus.READY else None,
                 folder="store/model" if status is ModelStatus.READY else None,
             )
@@ -104,21 +112,56 @@ class Rows:
                 )
         return made.id
 
-    def request(self, model: uuid.UUID, *indices: int, status: ErasureStatus = ErasureStatus.OPEN) -> uuid.UUID:
+    def version(self, model: uuid.UUID, number: int, status: VersionStatus, **values: Any) -> uuid.UUID:
+        """A version made from the released one, which it supersedes where it is released itself."""
+        with self.database.write() as session:
+            parent = session.scalars(
+                select(ModelVersion).where(
+                    ModelVersion.model_id == model, ModelVersion.status == VersionStatus.RELEASED
+                )
+            ).one()
+            if status is VersionStatus.RELEASED:
+                parent.status = VersionStatus.SUPERSEDED
+                session.flush()
+            job = Job(kind=JobKind.UNLEARN, status="succeeded", model_id=model, training_set_id=self.set_id, seed=1)
+            session.add(job)
+            session.flush()
+            made = ModelVersion(
+                model_id=model,
+                number=number,
+                parent_id=parent.id,
+                job_id=job.id,
+                status=status,
+                path=f"store/model/{number}.safetensors",
+                sha256=str(number) * 64,
+                size=10,
+                **values,
+            )
+            session.add(made)
+        return made.id
+
+    def request(
+        self,
+        model: uuid.UUID,
+        *indices: int,
+        status: ErasureStatus = ErasureStatus.OPEN,
+        version: uuid.UUID | None = None,
+        days: int = 30,
+    ) -> uuid.UUID:
         with self.database.write() as session:
             request = DeletionRequest(
                 application_id=self.application_id,
                 training_set_id=self.set_id,
                 submitted_by="key",
                 regulation="GDPR",
-                due_at=now(),
+                due_at=now() + timedelta(days=days),
                 fingerprint=b"",
             )
             session.add(request)
             session.flush()
             for index in indices:
                 session.add(RequestSample(request_id=request.id, sample_index=index, training_set_id=self.set_id))
-            erasure = Erasure(request_id=request.id, model_id=model, status=status)
+            erasure = Erasure(request_id=request.id, model_id=model, status=status, version_id=version)
             session.add(erasure)
         return erasure.id
 
@@ -131,7 +174,9 @@ class Rows:
     def unlearn(self, model: uuid.UUID, folder: Path) -> UnlearnPlan:
         assert planning.plan(self.database, self.settings) == 1
         with self.database.read() as session:
-            job = session.scalars(select(Job.id).where(Job.model_id == model, Job.kind == JobKind.UNLEARN)).one()
+            job = session.scalars(
+                select(Job.id).where(Job.model_id == model, Job.kind == JobKind.UNLEARN, Job.status == "queued")
+            ).one()
         plan = self.planned(job, folder)
         assert isinstance(plan, UnlearnPlan)
         return plan
@@ -222,3 +267,121 @@ def test_a_job_that_would_not_fit_on_the_disk_is_refused_before_it_starts(rows: 
     with pytest.raises(CannotPlan, match="more are needed") as refused:
         rows.unlearn(model, tmp_path)
     assert refused.value.code == "disk_full"
+
+
+def test_rows_of_the_forget_set_are_told_apart_by_request(rows: Rows, tmp_path: Path) -> None:
+    model = rows.model("one")
+    rows.request(model, 4, 2)
+    rows.request(model, 2, 6)
+    plan = rows.unlearn(model, tmp_path)
+    assert (plan.forget, plan.requests) == ([2, 4, 6], [[2, 4], [2, 6]])
+
+
+@pytest.mark.parametrize(
+    ("share", "asked", "straight"), [(0.25, (0, 1, 2), False), (0.25, (0, 1, 2, 3), True), (0.05, (0,), True)]
+)
+def test_a_request_beyond_the_policys_share_goes_straight_to_retraining(
+    share: float, asked: tuple[int, ...], straight: bool, rows: Rows, tmp_path: Path
+) -> None:
+    model = rows.model("one", retrain_share=share)
+    rows.request(model, *asked)
+    assert rows.unlearn(model, tmp_path).ladder.straight_to_retraining is straight
+
+
+@pytest.mark.parametrize(("verdict", "straight"), [("pass", True), ("exact", False)])
+def test_what_was_forgotten_since_the_last_retraining_counts_towards_the_share(
+    verdict: str, straight: bool, rows: Rows, tmp_path: Path
+) -> None:
+    model = rows.model("one", retrain_share=0.25)
+    version = rows.version(model, 2, VersionStatus.RELEASED, verdict=verdict)
+    rows.request(model, 0, 1, status=ErasureStatus.DONE, version=version)
+    rows.request(model, 2, 3)
+    plan = rows.unlearn(model, tmp_path)
+    assert (plan.forget, plan.ladder.straight_to_retraining) == ([2, 3], straight)
+
+
+def test_a_policy_without_retraining_never_goes_there(rows: Rows, tmp_path: Path) -> None:
+    model = rows.model("one", ladder={"retrain": False}, retrain_share=0.01)
+    rows.request(model, 0, 1)
+    ladder = rows.unlearn(model, tmp_path).ladder
+    assert (ladder.retrain, ladder.straight_to_retraining) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("inconclusive", "days", "retrain"),
+    [("release", 1, False), ("retrain", 30, True), ("wait_for_batch", 30, False), ("wait_for_batch", 2, True)],
+)
+def test_too_few_to_tell_is_followed_by_retraining_where_the_policy_or_the_due_date_says_so(
+    inconclusive: str, days: int, retrain: bool, rows: Rows, tmp_path: Path
+) -> None:
+    model = rows.model("one", inconclusive=inconclusive)
+    rows.request(model, 0, days=days)
+    assert rows.unlearn(model, tmp_path).ladder.retrain_inconclusive is retrain
+
+
+def test_what_waited_for_a_batch_joins_the_next_request(rows: Rows, tmp_path: Path) -> None:
+    model = rows.model("one", inconclusive="wait_for_batch", retrain_share=1.0)
+    version = rows.version(model, 2, VersionStatus.QUARANTINED, verdict="inconclusive")
+    rows.request(model, 0, status=ErasureStatus.AWAITING_RELEASE, version=version)
+    assert planning.plan(rows.database, rows.settings) == 0
+    rows.request(model, 1)
+    assert rows.unlearn(model, tmp_path).forget == [0, 1]
+
+
+def test_nearly_due_it_waits_no_longer_and_a_version_made_so_late_is_left_to_a_person(
+    rows: Rows, tmp_path: Path
+) -> None:
+    model = rows.model("one", inconclusive="wait_for_batch")
+    early = now() - timedelta(days=20)
+    version = rows.version(model, 2, VersionStatus.QUARANTINED, verdict="inconclusive", created_at=early)
+    erasure = rows.request(model, 0, status=ErasureStatus.AWAITING_RELEASE, version=version, days=2)
+    plan = rows.unlearn(model, tmp_path)
+    assert (plan.forget, plan.ladder.retrain_inconclusive) == ([0], True)
+    with rows.database.write() as session:
+        session.execute(update(Job).where(Job.kind == JobKind.UNLEARN).values(status="succeeded"))
+        session.execute(update(ModelVersion).where(ModelVersion.id == version).values(created_at=now()))
+        session.execute(
+            update(Erasure)
+            .where(Erasure.id == erasure)
+            .values(status=ErasureStatus.AWAITING_RELEASE, job_id=None, version_id=version)
+        )
+    assert planning.plan(rows.database, rows.settings) == 0
+
+
+def test_a_retrained_version_knows_nothing_that_was_left_out_of_its_training(rows: Rows) -> None:
+    model = rows.model("one")
+    rows.version(model, 2, VersionStatus.RELEASED, verdict="exact", never_trained=[0, 1])
+    erasure = rows.request(model, 1)
+    assert planning.plan(rows.database, rows.settings) == 0
+    with rows.database.read() as session:
+        assert session.get_one(Erasure, erasure).status is ErasureStatus.DONE
+
+
+def test_a_re_audit_looks_at_what_is_not_erased_yet_and_keeps_what_nobody_asked_for(rows: Rows, tmp_path: Path) -> None:
+    model = rows.model("one")
+    version = rows.version(model, 2, VersionStatus.RELEASED, verdict="pass")
+    rows.request(model, 0, status=ErasureStatus.DONE, version=version)
+    rows.request(model, 1, status=ErasureStatus.ON_HOLD)
+    with rows.database.write() as session:
+        job = Job(kind=JobKind.AUDIT, model_id=model, training_set_id=rows.set_id, seed=1)
+        session.add(job)
+    plan = rows.planned(job.id, tmp_path)
+    assert isinstance(plan, AuditPlan)
+    assert (plan.forget, plan.requests, plan.retain) == ([1], [[1]], [2, 3, 4, 5, 6, 7, 8, 9, 10, 11])
+    assert plan.base.sha256 == "2" * 64
+
+
+def test_content_that_was_erased_elsewhere_is_not_trained_on_but_still_forgotten_where_it_is_asked_for(
+    rows: Rows, tmp_path: Path
+) -> None:
+    key = load_or_create(rows.settings.secrets, SUPPRESSION)
+    with rows.database.write() as session:
+        for index in (1, 4, 13):
+            digest = content_digest(key, "sha256", hashlib.sha256(bytes([index])).hexdigest())
+            session.add(Suppression(training_set_id=rows.set_id, digest=digest, sample_index=99))
+    model = rows.model("one", retrain_share=1.0)
+    rows.request(model, 1)
+    plan = rows.unlearn(model, tmp_path)
+    assert plan.forget == [1]
+    assert plan.retain == [0, 2, 3, 5, 6, 7, 8, 9, 10, 11]
+    assert plan.audit_controls == [15, 17, 19]
