@@ -12,6 +12,7 @@ import httpx
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 
+from models import verify
 from models.parameters import DEMO
 from models.records import Role
 from models.secrets import API_KEY_PEPPER, load_or_create
@@ -33,7 +34,7 @@ class DemoFailed(RuntimeError):
 
 
 def run_demo(console: Console, data: Path, seed: int | None) -> int:
-    """Returns the exit status: 0 where the audit's verdict is `pass`, 1 otherwise, 130 after Ctrl-C."""
+    """Returns the exit status: 0 where the released version's verdict is `pass` or `exact`, else 1; 130 after Ctrl-C."""
     started = time.monotonic()
     try:
         _fresh_folder(data)
@@ -122,17 +123,15 @@ def _main_job(console: Console, embedded: Embedded, secrets: dict[Role, str], da
         )
         job = _job_of(embedded, application, request["id"])
         unlearned = _follow(progress, embedded, operator, job, f"forget {DEMO.forget} digits and audit it")
+        final = _settled(progress, embedded, application, request["id"])
     document = _reports(clients[Role.COMPLIANCE], data)
-    final = application.get(f"/v1/deletion-requests/{request['id']}").json()
     for name, finished in (("train", trained), ("unlearn", unlearned)):
         phases = ", ".join(f"{phase} {seconds:.1f} s" for phase, seconds in finished["seconds"].items())
         console.print(f"{name}: {phases}")
     passed = print_outcome(console, document)
     console.print(f"The request is now [bold]{final['status']}[/bold].")
-    console.print(
-        f"report for people:   {data / 'report.pdf'}\nreport for machines: {data / 'report.json'}", soft_wrap=True
-    )
-    return passed
+    verified = _evidence(console, clients, final, data)
+    return passed and verified
 
 
 def _progress(console: Console) -> Progress:
@@ -192,6 +191,49 @@ def _reports(compliance: httpx.Client, data: Path) -> dict[str, Any]:
     (data / "report.pdf").write_bytes(compliance.get(f"/v1/reports/{newest['id']}/pdf").content)
     document: dict[str, Any] = json.loads(answer.content)
     return document
+
+
+def _settled(progress: Progress, embedded: Embedded, application: httpx.Client, request_id: str) -> dict[str, Any]:
+    """The request once its certificate is there, or once it waits for a person."""
+    bar = progress.add_task("destroy what must go, and certify it", total=1.0, doing="waiting")
+    while True:
+        embedded.watch()
+        request: dict[str, Any] = application.get(f"/v1/deletion-requests/{request_id}").json()
+        ended = request["status"] not in ("queued", "running")
+        if request["certificate"] is not None or (ended and request["status"] != "completed"):
+            progress.update(bar, completed=1.0, doing=request["status"])
+            return request
+        gone = "files are gone, writing" if request["samples_erased_at"] else "files"
+        progress.update(bar, doing=gone)
+        time.sleep(POLL_SECONDS)
+
+
+def _evidence(console: Console, clients: dict[Role, httpx.Client], request: dict[str, Any], data: Path) -> bool:
+    """Save report and certificate with their signatures, and check them as a stranger would; True where all is well."""
+    keys = data / "jwks.json"
+    keys.write_bytes(clients[Role.COMPLIANCE].get("/.well-known/jwks.json").content)
+    newest = clients[Role.COMPLIANCE].get("/v1/reports", params={"model": MODEL}).json()["data"][0]
+    bundles = {"report": f"/v1/reports/{newest['id']}/bundle"}
+    if request["certificate"] is not None:
+        bundles["certificate"] = request["links"]["certificate_bundle"]
+        pdf = clients[Role.APPLICATION].get(request["links"]["certificate_pdf"])
+        (data / "certificate.pdf").write_bytes(pdf.content)
+    checkpoint = data / "released.safetensors"
+    checkpoint.write_bytes(clients[Role.APPLICATION].get(f"/v1/models/{MODEL}/checkpoint").content)
+    well = True
+    for name, path in bundles.items():
+        answer = clients[Role.COMPLIANCE].get(path)
+        (data / f"{name}.zip").write_bytes(answer.content)
+        checked = verify.verify(data / f"{name}.zip", keys=[keys], checkpoint=checkpoint if name == "report" else None)
+        right = checked.status == verify.VERIFIED
+        well = well and right
+        state = "[green]verified[/green]" if right else "[red]NOT verified[/red]"
+        console.print(f"{name}: signature {state}", soft_wrap=True)
+    for title, name in (("for people", "report.pdf"), ("for machines", "report.json"), ("signed", "report.zip")):
+        console.print(f"report {title + ':':<14} {data / name}", soft_wrap=True)
+    if request["certificate"] is not None:
+        console.print(f"certificate:          {data / 'certificate.pdf'}", soft_wrap=True)
+    return well
 
 
 def _how_to_go_on(console: Console, data: Path, secrets: dict[Role, str]) -> None:

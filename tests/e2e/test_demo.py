@@ -36,6 +36,9 @@ def test_the_demo_passes_with_its_committed_seed_and_leaves_no_process(tmp_path:
     assert audits["after"]["verdict"] == "pass"
     assert audits["retrained"]["verdict"] == "pass"
     assert "The request is now completed" in done.stdout
+    assert "step 1 of the ladder" in " ".join(done.stdout.split())
+    for name in ("report", "certificate"):
+        assert f"{name}: signature verified" in done.stdout
     assert (data / "report.pdf").read_bytes().startswith(b"%PDF")
     assert left_over(data) == []
 
