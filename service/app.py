@@ -17,7 +17,7 @@ from models.session import Database
 from models.settings import Settings, get_settings
 from service import errors, schema
 from service.body import BodyLimitMiddleware
-from service.routers import deletion_requests, health, jobs, models, reports, training_sets
+from service.routers import deletion_requests, events, health, jobs, jwks, models, reports, training_sets
 
 DESCRIPTION = """Makes trained image classifiers forget. An application posts a deletion request that names training
 images; the service unlearns them from every model that was trained on them, measures what is left with membership
@@ -52,6 +52,8 @@ def create_app(settings: Settings | None = None, *, dispatch: bool = True) -> Fa
         deletion_requests.router,
         jobs.router,
         reports.router,
+        events.router,
+        jwks.router,
         health.router,
     ):
         app.include_router(router)
