@@ -8,7 +8,7 @@ COPY pyproject.toml requirements.txt README.md ./
 
 FROM base AS service
 # The pinned versions without what only the worker or the tests need.
-RUN grep -vE '^(torch|torchvision|numpy|scipy|scikit-learn|matplotlib|typst|safetensors|pillow|contourpy|fonttools|pypdf|pytest.*|mypy.*|ruff|hypothesis|import-linter|pre_commit|virtualenv)[=>]' requirements.txt > service.txt \
+RUN grep -vE '^(torch|torchvision|numpy|scipy|scikit-learn|matplotlib|typst|safetensors|securesystemslib|pillow|contourpy|fonttools|pypdf|pytest.*|mypy.*|ruff|hypothesis|import-linter|pre_commit|virtualenv)[=>]' requirements.txt > service.txt \
     && pip install -r service.txt
 COPY models ./models
 COPY migrations ./migrations

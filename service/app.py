@@ -17,7 +17,18 @@ from models.session import Database
 from models.settings import Settings, get_settings
 from service import errors, schema
 from service.body import BodyLimitMiddleware
-from service.routers import certificates, checkpoints, deletion_requests, health, jobs, models, reports, training_sets
+from service.routers import (
+    certificates,
+    checkpoints,
+    deletion_requests,
+    events,
+    health,
+    jobs,
+    jwks,
+    models,
+    reports,
+    training_sets,
+)
 
 DESCRIPTION = """Makes trained image classifiers forget. An application posts a deletion request that names training
 images; the service unlearns them from every model that was trained on them, measures what is left with membership
@@ -54,6 +65,8 @@ def create_app(settings: Settings | None = None, *, dispatch: bool = True) -> Fa
         certificates.router,
         jobs.router,
         reports.router,
+        events.router,
+        jwks.router,
         health.router,
     ):
         app.include_router(router)

@@ -9,10 +9,11 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
-from sqlalchemy import select
+from sqlalchemy import select, update
 
+from models import verify as verifier
 from models.base import now
-from models.records import ApiKey, Role
+from models.records import ApiKey, Role, SigningKey
 from models.secrets import API_KEY_PEPPER, load_or_create
 from models.session import Database
 from models.settings import Settings, get_settings
@@ -23,7 +24,7 @@ from service.embedded import DidNotStart, Embedded
 app = typer.Typer(
     no_args_is_help=True, help="Machine unlearning with a measured audit.", pretty_exceptions_enable=False
 )
-keys = typer.Typer(no_args_is_help=True, help="API keys. A key is shown once, when it is made.")
+keys = typer.Typer(no_args_is_help=True, help="API keys, shown once when made, and the key that signs evidence.")
 app.add_typer(keys, name="keys")
 console = Console(highlight=False)
 
@@ -73,6 +74,18 @@ def demo(
     raise typer.Exit(run_demo(console, data.absolute(), seed))
 
 
+@app.command()
+def verify(
+    bundle: Annotated[Path, typer.Argument(help="Folder or zip.")],
+    key: Annotated[list[Path] | None, typer.Option(help="Public keys you trust: JWKS, JWK or PEM.")] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="The model's file, if it is not in the bundle.")] = None,
+) -> None:
+    """Check evidence offline. Exit status: 0 verified, 1 wrong, 2 unreadable, 3 integrity only (no key was given)."""
+    result = verifier.verify(bundle, key or [], checkpoint)
+    print("\n".join(result.lines))
+    raise typer.Exit(result.status)
+
+
 @keys.command("create")
 def keys_create(
     role: Annotated[Role, typer.Option(help="What the key may do.")],
@@ -113,6 +126,20 @@ def keys_revoke(
             raise typer.BadParameter(f"there is no key {key_id}")
         key.revoked_at = key.revoked_at or now()
     print(f"{key_id} revoked")
+
+
+@keys.command("rotate-signing")
+def keys_rotate_signing(data: DataDir = None) -> None:
+    """Retire the key that signs evidence; what it signed stays verifiable."""
+    with _database(_settings(data)).write() as session:
+        live = SigningKey.retired_at.is_(None)
+        retired = list(session.scalars(select(SigningKey.key_id).where(live).order_by(SigningKey.created_at)))
+        session.execute(update(SigningKey).where(live).values(retired_at=now()))
+    for key_id in retired:
+        print(f"{key_id} retired: it signs no more, and stays in /.well-known/jwks.json")
+    if not retired:
+        print("there is no signing key to retire")
+    print("the worker makes the next key at its next signature")
 
 
 def _migrate(settings: Settings) -> None:

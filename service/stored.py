@@ -1,4 +1,4 @@
-"""Stored documents, read whole so that what is sent is what was checked."""
+"""Stored documents: read whole and checked, so that what is sent is what was written."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from fastapi import Response
 from models.settings import Settings
 from service.errors import Damaged
 
+JSON, PDF, CSV, ZIP = "application/json", "application/pdf", "text/csv", "application/zip"
+ENVELOPE = "application/vnd.dsse.envelope.v1+json"
+
 
 def stored(settings: Settings, path: str, sha256: str) -> bytes:
-    """The bytes of a stored file. Raises Damaged where it is missing or was changed."""
+    """Content of a file of the data folder. Raises Damaged where it is missing or not what the row says."""
     try:
         content = (settings.data_dir / path).read_bytes()
     except OSError:
@@ -23,7 +26,10 @@ def stored(settings: Settings, path: str, sha256: str) -> bytes:
     return content
 
 
-def served(settings: Settings, path: str, sha256: str, media_type: str, name: str) -> Response:
-    """A stored file as an answer. Raises Damaged."""
-    headers = {"ETag": f'"{sha256}"', "Content-Disposition": f'inline; filename="{name}"'}
-    return Response(stored(settings, path, sha256), media_type=media_type, headers=headers)
+def sent(content: bytes, media_type: str, name: str) -> Response:
+    """The response that carries a document under a name to save it as."""
+    headers = {
+        "ETag": f'"{hashlib.sha256(content).hexdigest()}"',
+        "Content-Disposition": f'inline; filename="{name}"',
+    }
+    return Response(content, media_type=media_type, headers=headers)

@@ -14,7 +14,7 @@ from service.deps import CurrentSettings, ReadSession
 from service.errors import Conflict, Damaged, NotFound, responses
 from service.requests import LoadedRequest
 from service.security import AsApplicationOrCompliance
-from service.stored import served, stored
+from service.stored import CSV, ENVELOPE, JSON, PDF, ZIP, sent, stored
 
 router = APIRouter(prefix="/v1/deletion-requests", tags=["certificates"])
 
@@ -50,8 +50,8 @@ def get_certificate(
     _: AsApplicationOrCompliance, certificate: LoadedCertificate, settings: CurrentSettings
 ) -> Response:
     """The erasure certificate for machines, byte for byte as it was signed; it names no other request."""
-    name = f"certificate-{certificate.id}.json"
-    return served(settings, certificate.json_path, certificate.json_sha256, "application/json", name)
+    content = stored(settings, certificate.json_path, certificate.json_sha256)
+    return sent(content, JSON, f"certificate-{certificate.id}.json")
 
 
 @router.get(
@@ -63,8 +63,8 @@ def get_certificate_pdf(
     _: AsApplicationOrCompliance, certificate: LoadedCertificate, settings: CurrentSettings
 ) -> Response:
     """The erasure certificate for people."""
-    name = f"certificate-{certificate.id}.pdf"
-    return served(settings, certificate.pdf_path, certificate.pdf_sha256, "application/pdf", name)
+    content = stored(settings, certificate.pdf_path, certificate.pdf_sha256)
+    return sent(content, PDF, f"certificate-{certificate.id}.pdf")
 
 
 @router.get(
@@ -82,6 +82,4 @@ def get_certificate_bundle(
         "samples.csv": stored(settings, certificate.csv_path, certificate.csv_sha256),
         "envelope.json": stored(settings, certificate.envelope_path, certificate.envelope_sha256),
     }
-    name = f"certificate-{certificate.id}.zip"
-    headers = {"Content-Disposition": f'attachment; filename="{name}"'}
-    return Response(bundle(files), media_type="application/zip", headers=headers)
+    return sent(bundle(files), ZIP, f"certificate-{certificate.id}.zip")

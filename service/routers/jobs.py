@@ -13,7 +13,8 @@ from service.deps import ReadSession
 from service.errors import NotFound, responses
 from service.paging import Page, Paged
 from service.schemas.common import NAME
-from service.schemas.jobs import EventAnswer, JobAnswer
+from service.schemas.events import EventAnswer, event_answer
+from service.schemas.jobs import JobAnswer
 from service.security import AsOperator
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -73,7 +74,7 @@ def list_events(_: AsOperator, job: LoadedJob, session: ReadSession, paging: Pag
         .where(Event.record == "job", Event.record_id == str(job.id))
     )
     rows, cursor = paging.cut(session, query, EventSeal.position, oldest_first=True)
-    return Page(data=[_event(row[0], row[1]) for row in rows], next_cursor=cursor)
+    return Page(data=[event_answer(row[0], row[1]) for row in rows], next_cursor=cursor)
 
 
 def _job(job: Job, training_set: str | None, model: str | None) -> JobAnswer:
@@ -100,18 +101,4 @@ def _job(job: Job, training_set: str | None, model: str | None) -> JobAnswer:
         started_at=job.started_at,
         finished_at=job.finished_at,
         links=links,
-    )
-
-
-def _event(event: Event, seal: EventSeal) -> EventAnswer:
-    return EventAnswer(
-        position=seal.position,
-        id=event.id,
-        at=event.at,
-        name=event.name,
-        record=event.record,
-        record_id=event.record_id,
-        actor=event.actor,
-        data=event.data,
-        hash=seal.hash,
     )

@@ -1,4 +1,4 @@
-"""Jobs, and the events of the log that tell of one."""
+"""Jobs."""
 
 from __future__ import annotations
 
@@ -31,15 +31,3 @@ class JobAnswer(Answer):
     started_at: datetime | None
     finished_at: datetime | None
     links: Links
-
-
-class EventAnswer(Answer):
-    position: int = Field(description="In the sealed log.")
-    id: uuid.UUID
-    at: datetime
-    name: str
-    record: str
-    record_id: str
-    actor: str
-    data: Details
-    hash: str = Field(description="Chains the event to the one before it.")
