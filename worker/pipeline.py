@@ -21,6 +21,7 @@ from typing import Any, TextIO
 import torch
 
 from worker import plan as agreed
+from worker.jobs.audit import audit
 from worker.jobs.device import environment
 from worker.jobs.failures import Failed, refused_as
 from worker.jobs.outputs import Outputs
@@ -39,7 +40,9 @@ def perform(plan: agreed.Plan, outputs: Outputs, report: Reporter) -> Any:
         return register(plan, outputs, report)
     if plan.threads is not None:
         torch.set_num_threads(plan.threads)
-    return train(plan, outputs, report) if isinstance(plan, agreed.TrainPlan) else unlearn(plan, outputs, report)
+    if isinstance(plan, agreed.TrainPlan):
+        return train(plan, outputs, report)
+    return unlearn(plan, outputs, report) if isinstance(plan, agreed.UnlearnPlan) else audit(plan, report)
 
 
 def halved(plan: agreed.Plan) -> agreed.Plan:
@@ -50,6 +53,8 @@ def halved(plan: agreed.Plan) -> agreed.Plan:
     def half(spec: Any) -> Any:
         return dataclasses.replace(spec, batch_size=max(1, spec.batch_size // 2))
 
+    if isinstance(plan, agreed.AuditPlan):
+        return dataclasses.replace(plan, attack=half(plan.attack))
     return dataclasses.replace(plan, recipe=half(plan.recipe), attack=half(plan.attack), unlearn=half(plan.unlearn))
 
 

@@ -427,8 +427,8 @@ class Auc:
 class Boundary:
     """Distance to the nearest adversarial example, l2, pixels in [0, 1]: AMUN's own fingerprint on the forget set."""
 
-    forget_median: float
-    controls_median: float
+    forget_median: float | None  # None where none was found
+    controls_median: float | None
     auc: Auc | None  # that a forget sample is farther from the boundary than an audit control; None below 20 samples
     not_found: int  # of both sets: left out
 
@@ -523,7 +523,7 @@ class AuditResult:
     calibration_controls: int
     audit_controls: int
     references: int
-    reference_train_size: int | None  # None: the train job did not say
+    reference_train_size: int | None  # None: the train job's result says it, the signals of today do not
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,16 @@ UNLEARN = agreed.UnlearnSpec(
     mixed_precision=True,
 )
 AUDIT = agreed.AuditSpec(tolerance=0.1, tolerance_membership=0.5, level=0.05, rmia_offline_a=0.3, rmia_gamma=1.0)
+UTILITY = agreed.UtilitySpec(tolerance_accuracy=0.05)
+LADDER = agreed.LadderSpec(
+    amun_steps=1,
+    stronger=2.0,
+    weaker=0.5,
+    saliency_share=0.5,
+    retrain=False,
+    retrain_inconclusive=False,
+    straight_to_retraining=False,
+)
 REHEARSAL = agreed.RehearsalSpec(
     models=2,
     sizes=[40],
@@ -189,9 +199,12 @@ def unlearn_plan(train_plan, trained, splits):
         retain=splits["train"][40:],
         calibration=splits["control"][0::2],
         audit_controls=splits["control"][1::2],
+        requests=[splits["train"][:40]],
         attack=ATTACK,
         unlearn=UNLEARN,
         audit=AUDIT,
+        utility=UTILITY,
+        ladder=LADDER,
         compare_retrained=True,
         seed=6,
         threads=1,

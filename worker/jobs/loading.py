@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -51,7 +52,7 @@ def load_data(files: agreed.DataFiles, rows: Rows, device: torch.device) -> Data
     )
 
 
-def load_network(plan: agreed.UnlearnPlan) -> nn.Module:
+def load_network(plan: agreed.UnlearnPlan | agreed.AuditPlan) -> nn.Module:
     """The base model, from the very bytes that were hashed. Raises Failed(checkpoint_invalid)."""
     with refused_as("checkpoint_invalid", OSError):
         content = Path(plan.base.path).read_bytes()
@@ -61,7 +62,7 @@ def load_network(plan: agreed.UnlearnPlan) -> nn.Module:
         return checkpoint.restore(check_network(plan.data, plan.network), content)
 
 
-def load_signals(plan: agreed.UnlearnPlan, rows: Rows) -> membership.ReferenceSignals:
+def load_signals(plan: agreed.UnlearnPlan | agreed.AuditPlan, rows: Rows) -> membership.ReferenceSignals:
     """Reference signals of ``rows``. Raises Failed(dataset_changed)."""
     files, shape = plan.signals, (plan.signals.references,)
     with refused_as("dataset_changed", images.DataError, ValueError):
@@ -76,15 +77,15 @@ def check_data(files: agreed.DataFiles) -> None:
         raise Failed("plan_invalid", f"{files.rows} images of shape {files.shape} in {len(files.classes)} classes")
 
 
-def check_rows(count: int, **groups: list[int]) -> None:
-    """Raises Failed(plan_invalid) for groups of rows that overlap, lie outside the set or must not be empty."""
+def check_rows(count: int, needed: Sequence[str], **groups: list[int]) -> None:
+    """Raises Failed(plan_invalid) for groups of rows that overlap, lie outside the set or are empty but needed."""
     everything = [row for group in groups.values() for row in group]
-    for name in ("forget", "train", "controls"):
-        if name in groups and not groups[name]:
+    for name in needed:
+        if not groups[name]:
             raise Failed("plan_invalid", f"the {name} set is empty")
     if len(set(everything)) < len(everything):
         raise Failed("plan_invalid", f"a row is named twice among {', '.join(groups)}")
-    if min(everything) < 0 or max(everything) >= count:
+    if everything and (min(everything) < 0 or max(everything) >= count):
         raise Failed("plan_invalid", f"a row lies outside 0..{count - 1}")
 
 

@@ -13,10 +13,11 @@ from worker.jobs.failures import training_errors
 from worker.jobs.loading import build
 from worker.jobs.progress import Reporter
 from worker.unlearning import baselines
+from worker.unlearning.training import OnEpoch
 
 
 def train_network(
-    plan: agreed.TrainPlan | agreed.UnlearnPlan, pairs: tuple[Tensor, Tensor], purpose: str, report: Reporter
+    plan: agreed.TrainPlan | agreed.UnlearnPlan, pairs: tuple[Tensor, Tensor], purpose: str, on_epoch: OnEpoch
 ) -> nn.Module:
     """Train a new network by the plan's recipe. Raises Failed(diverged) and Failed(plan_invalid).
 
@@ -30,8 +31,18 @@ def train_network(
             *pairs,
             **dataclasses.asdict(plan.recipe),
             seed=seed_for(plan.seed, purpose),
-            on_epoch=lambda epoch, loss, network: report.step(epoch, plan.recipe.epochs, "epoch"),
+            on_epoch=on_epoch,
         )
+
+
+def noted(report: Reporter, epochs: int, losses: list[float]) -> OnEpoch:
+    """Takes down each epoch's mean loss, and reports it as a step of its phase."""
+
+    def on_epoch(epoch: int, loss: float, _: nn.Module) -> None:
+        losses.append(loss)
+        report.step(epoch, epochs, "epoch")
+
+    return on_epoch
 
 
 def finetuning(spec: agreed.UnlearnSpec) -> dict[str, Any]:

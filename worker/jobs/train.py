@@ -25,7 +25,7 @@ from worker.jobs.loading import (
 )
 from worker.jobs.outputs import CHECKPOINT, MEMBERS, PHI, Outputs
 from worker.jobs.progress import Reporter
-from worker.jobs.recipes import finetuning, seed_for, train_network
+from worker.jobs.recipes import finetuning, noted, seed_for, train_network
 from worker.unlearning import checkpoint, references, rehearsal, training
 
 
@@ -48,7 +48,7 @@ def train(plan: agreed.TrainPlan, outputs: Outputs, report: Reporter) -> agreed.
     )
     with report.phase("load"):
         check_data(plan.data)
-        check_rows(plan.data.rows, train=plan.train, controls=plan.controls)
+        check_rows(plan.data.rows, needed=("train", "controls"), train=plan.train, controls=plan.controls)
         check_network(plan.data, plan.network)
         data = load_data(plan.data, pool, device)
         trained, controls = np.arange(len(plan.train)), np.arange(len(plan.train), len(pool))
@@ -56,7 +56,7 @@ def train(plan: agreed.TrainPlan, outputs: Outputs, report: Reporter) -> agreed.
         with refused_as("plan_invalid", ValueError):
             members = references.assign(len(pool), plan.references, seed=seed_for(plan.seed, "assign"))
     with report.phase("train"):
-        network = train_network(plan, data.subset(trained), "model", report)
+        network = train_network(plan, data.subset(trained), "model", noted(report, plan.recipe.epochs, []))
     with report.phase("references"):
         phi, kept = _train_references(plan, data, pool, members, outputs, report)
     with report.phase("rehearse"), training_errors():

@@ -8,7 +8,7 @@ model and without a look at a real forget set.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -17,13 +17,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from worker.unlearning import adversarial, amun, membership, statistics
+from worker.unlearning import adversarial, amun, fingerprint, membership, statistics
 from worker.unlearning.audit import FORGET_FOR_AN_AUC
 from worker.unlearning.references import drawn
 from worker.unlearning.training import infer
 
 Rows = NDArray[np.int64]
 
+FINGERPRINTED = 500  # images whose distance to the boundary is searched
 SCALES_BETWEEN = 41  # looked at between the lowest and the highest that were tried
 
 
@@ -35,6 +36,9 @@ class Outcome:
     membership: float  # R, the remaining membership share; 0 where training left nothing that could remain
     information: float  # weight of this R in a pooled one
     accuracy: float  # on images the model never saw, 0..1
+    boundary_auc: float | None = (
+        None  # `fingerprint.boundary`, of requests that show a strength, with 20 samples or more
+    )
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,7 @@ class Strength:
     membership_standard_error: float | None  # None for a single request
     membership_before: float
     accuracy_change_mean: float  # on images the model never saw, after minus before
+    boundary_auc_mean: float | None  # None below 20 forget samples
 
 
 @dataclass(frozen=True)
@@ -124,7 +129,7 @@ def rehearse(
     runs, done, strengths = len(sizes) * len(networks) * (requests * len(grid) + shown_on), 0, []
 
     def attempts(
-        size: int, numbers: range, tried: Sequence[tuple[float, float]]
+        size: int, numbers: range, tried: Sequence[tuple[float, float]], *, shown: bool = False
     ) -> tuple[list[Outcome], list[list[Outcome]]]:
         """Outcomes before and, for each strength tried, after, of the same requests."""
         nonlocal done
@@ -153,7 +158,11 @@ def rehearse(
                     seed=own_seed,
                     **finetuning,
                 )
-                outcomes.append(_judge(unlearned, inputs, labels, references, request))
+                outcome = _judge(unlearned, inputs, labels, references, request)
+                if shown:
+                    distance = _boundary_auc(unlearned, inputs, labels, request, attack)
+                    outcome = replace(outcome, boundary_auc=distance)
+                outcomes.append(outcome)
                 done += 1
                 if on_run:
                     on_run(done, runs)
@@ -164,8 +173,8 @@ def rehearse(
         learning_rate, scale = choose(
             dict(zip(grid, tried, strict=True)), before, tolerance, tolerance_membership, tolerance_accuracy
         )
-        before, (shown,) = attempts(size, range(requests, requests + shown_on), [(learning_rate, scale)])
-        strengths.append(_strength(size, learning_rate, scale, len(networks), before, shown))
+        before, (after,) = attempts(size, range(requests, requests + shown_on), [(learning_rate, scale)], shown=True)
+        strengths.append(_strength(size, learning_rate, scale, len(networks), before, after))
     return strengths
 
 
@@ -269,6 +278,18 @@ def _judge(
     )
 
 
+def _boundary_auc(
+    network: nn.Module, inputs: Tensor, labels: Tensor, request: _Request, attack: Mapping[str, Any]
+) -> float | None:
+    """Of at most 500 forgotten images against as many controls: searching takes longer than judging."""
+    forget, controls = request.forget[:FINGERPRINTED], request.audit[:FINGERPRINTED]
+    if min(len(forget), len(controls)) < FORGET_FOR_AN_AUC:
+        return None
+    found = [adversarial.nearest(network, inputs[rows], labels[rows], **attack) for rows in (forget, controls)]
+    auc = fingerprint.boundary(*found).auc
+    return None if auc is None else auc.value
+
+
 def _mean_auc(outcomes: Sequence[Outcome]) -> float:
     """Mean AUC(z), or 1/2 where requests of this size have none: then R alone decides."""
     values = [outcome.auc_z for outcome in outcomes if outcome.auc_z is not None]
@@ -286,6 +307,7 @@ def _strength(
     size: int, learning_rate: float, scale: float, models: int, before: Sequence[Outcome], after: Sequence[Outcome]
 ) -> Strength:
     auc_z = [outcome.auc_z for outcome in after if outcome.auc_z is not None]
+    distances = [outcome.boundary_auc for outcome in after if outcome.boundary_auc is not None]
     remaining, error = pooled(after)
     return Strength(
         size=size,
@@ -299,4 +321,5 @@ def _strength(
         membership_standard_error=error if np.isfinite(error) else None,
         membership_before=pooled(before)[0],
         accuracy_change_mean=float(np.mean([b.accuracy - a.accuracy for a, b in zip(before, after, strict=True)])),
+        boundary_auc_mean=float(np.mean(distances)) if distances else None,
     )

@@ -89,6 +89,36 @@ def wilson(successes: int, trials: int) -> tuple[float, float]:
     return max(0.0, centre - reach), min(1.0, centre + reach)
 
 
+@dataclass(frozen=True)
+class Change:
+    """A share after minus before, with its 95% interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def paired_change(before: ArrayLike, after: ArrayLike) -> Change:
+    """How a share changed, each sample compared with itself: mean difference +- 1.96 standard errors.
+
+    Where all differences are alike the error would be 0 however few samples there are; the exact 95% bound of a share
+    that was never seen stands in for it.
+
+    Args:
+        before, after: one bool a sample, in the same order.
+
+    Raises:
+        ValueError: fewer than two samples, or not as many after as before.
+    """
+    first, second = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
+    if first.shape != second.shape or len(first) < 2:
+        raise ValueError(f"a paired change needs the same two samples or more, got {first.shape} and {second.shape}")
+    difference = second.astype(np.float64) - first
+    value, deviation = float(difference.mean()), float(difference.std(ddof=1))
+    reach = 1.96 * deviation / math.sqrt(len(first)) if deviation else share_upper_bound(0, len(first))
+    return Change(value, max(-1.0, value - reach), min(1.0, value + reach))
+
+
 def two_sided_p(estimate: float, standard_error: float) -> float:
     """P-value of ``estimate`` against 0 under a normal error."""
     if standard_error == 0:

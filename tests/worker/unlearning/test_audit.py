@@ -63,7 +63,8 @@ def test_models_that_never_saw_the_forget_set_pass_and_members_are_found():
     assert verdicts["member"] == [Value.UNDER_UNLEARNED] * 10
 
 
-def test_an_auc_of_040_with_100_against_100_is_over_unlearned():
+@pytest.mark.parametrize("tolerance", [0.05, 0.10])
+def test_an_auc_of_0_40_with_100_against_100_is_over_unlearned(tolerance):
     # Normal z scores whose quantiles are exact, so that the AUC is 0.40 by construction.
     grid = norm.ppf((np.arange(100) + 0.5) / 100)
     shift = np.sqrt(2) * norm.ppf(0.40)
@@ -75,7 +76,7 @@ def test_an_auc_of_040_with_100_against_100_is_over_unlearned():
     references = membership.ReferenceSignals(noise + 0.5 * member, member)
     # One level of difficulty, so that the fitted curve is the mean.
     references.mean_out = difficulty
-    result = audit.measure(phi, references, forget, calibration, controls, **RULE | {"tolerance": 0.05})
+    result = audit.measure(phi, references, forget, calibration, controls, **RULE | {"tolerance": tolerance})
     assert named(result)["z"].auc == pytest.approx(0.40, abs=0.01)
     assert result.verdict.value is Value.OVER_UNLEARNED
 

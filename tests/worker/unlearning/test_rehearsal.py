@@ -81,6 +81,7 @@ def test_the_chosen_strength_takes_membership_away_and_leaves_accuracy(pool):
     assert strength.membership_standard_error > 0
     assert abs(strength.auc_z_mean - 0.5) < 0.15
     assert strength.accuracy_change_mean > -0.05
+    assert 0.2 < strength.boundary_auc_mean < 0.8
 
 
 def test_requests_of_one_image_are_rehearsed_by_their_pooled_membership(pool):
@@ -88,6 +89,7 @@ def test_requests_of_one_image_are_rehearsed_by_their_pooled_membership(pool):
     (strength,) = rehearsal.rehearse(*pool, **options)
     assert strength.auc_z_mean is None
     assert strength.auc_z_sd is None
+    assert strength.boundary_auc_mean is None
     assert strength.requests == 16
     assert strength.membership_before == pytest.approx(1, abs=0.6)
     assert strength.membership_standard_error > 0

@@ -132,3 +132,26 @@ def test_two_sided_p_values():
 )
 def test_holm_stops_at_the_first_hypothesis_that_stands(p_values, rejected):
     assert statistics.holm(p_values, 0.05).tolist() == rejected
+
+
+def test_a_paired_change_counts_only_the_samples_that_changed():
+    # 3 of 100 lost and 1 won: mean -0.02, variance of the differences (4 - 100 x 0.02^2) / 99.
+    before, after = np.ones(100, dtype=bool), np.ones(100, dtype=bool)
+    before[0], after[1:4] = False, False
+    change = statistics.paired_change(before, after)
+    reach = 1.96 * np.sqrt((4 - 0.04) / 99 / 100)
+    assert change.value == pytest.approx(-0.02)
+    assert (change.low, change.high) == pytest.approx((-0.02 - reach, -0.02 + reach))
+
+
+def test_where_no_sample_changed_the_interval_still_has_a_width():
+    change = statistics.paired_change([True] * 59, [True] * 59)
+    assert change.value == 0
+    assert change.high == pytest.approx(0.05, abs=0.001)  # none of 59: the rule of three
+    assert change.low == -change.high
+
+
+@pytest.mark.parametrize(("before", "after"), [([True], [True]), ([True, False], [True])])
+def test_a_change_of_other_or_too_few_samples_is_refused(before, after):
+    with pytest.raises(ValueError):
+        statistics.paired_change(before, after)
