@@ -2,7 +2,8 @@
 
     python -m benchmarks.adversarial [--data FOLDER] [--images 300] [--threads 1] [--device cpu]
 
-The same network, images and device for every method, one after the other, each in a fresh process of its own. The network
+The same network, images and device for every method, one after the other in three rounds (so that what else the machine
+does meets all alike), each time in a fresh process of its own; the best time counts. The network
 is trained first, on CIFAR-10 (FOLDER holds train/CLASS/*.jpg) or, without a folder, on scikit-learn's digits; the images
 are some that it was trained on and classifies rightly, as a forget set is. Passes are counted on the network, not taken
 from a library's word, and what a method returns is judged by one float32 pass: the label differs and every pixel lies in
@@ -55,7 +56,7 @@ RECIPE: dict[str, Any] = {
 }
 PUBLISHED = "ours, pgd (the paper's)"
 OURS = "ours, boundary"
-REPEATS = 3
+ROUNDS = 3
 
 Attack = Callable[[nn.Module, Tensor, Tensor], Tensor]
 
@@ -73,10 +74,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         case = Path(folder) / "case.pt"
         torch.save((network, inputs, labels), case)
-        found = {}
-        for name in ATTACKS:
-            found[name] = in_its_own_process(name, case, options.threads, options.device)
-            print(name, found[name], flush=True)
+        found: dict[str, dict[str, Any]] = {}
+        for number in range(ROUNDS):
+            for name in ATTACKS:
+                one = in_its_own_process(name, case, options.threads, options.device)
+                if "missing" not in one and number:
+                    one = found[name] | {"seconds": min(one["seconds"], found[name]["seconds"])}
+                found[name] = one
+                print(number, name, one, flush=True)
     data = "cifar" if options.data else "digits"
     document = {
         "machine": machine.describe() | ({} if options.device == "cuda" else {"gpu": None}),
@@ -131,15 +136,11 @@ def measured(name: str, case: Path, threads: int, device: str) -> dict[str, Any]
     with Memory(device) as memory:
         outcome = attack(network, inputs, labels).detach()
     counter.remove()
-    seconds = []
-    for _ in range(REPEATS):
-        started = time.perf_counter()
-        attack(network, inputs, labels)
-        if device == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-        if sum(seconds) > 60:
-            break
+    started = time.perf_counter()
+    attack(network, inputs, labels)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - started
     flipped = (training.infer(network, outcome).argmax(1) != labels) & ((outcome >= 0) & (outcome <= 1)).flatten(1).all(
         1
     )
@@ -151,7 +152,7 @@ def measured(name: str, case: Path, threads: int, device: str) -> dict[str, Any]
         "p95": float(np.quantile(distances, 0.95)) if len(distances) else None,
         "forward": counter.forward / len(inputs),
         "backward": counter.backward / len(inputs),
-        "seconds": min(seconds),
+        "seconds": seconds,
         "megabytes": memory.peak / 1e6,
     }
 
@@ -296,7 +297,7 @@ def table(document: dict[str, Any], picture: str) -> str:
         "",
         f"{document['images']} images of {' x '.join(map(str, document['shape']))} that {document['network']} was trained on "
         "and classifies rightly; l2 distances, pixels in [0, 1]; passes of an image on average; the best of "
-        f"{REPEATS} runs; memory above that of the loaded network and images.",
+        f"{ROUNDS} rounds; memory above that of the loaded network and images.",
         "",
         machine.line(document["machine"]),
         "",
