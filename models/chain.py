@@ -43,10 +43,15 @@ class Chain:
         return self.first_bad is None
 
 
+def head_of_log(session: Session) -> Head | None:
+    """The last seal, unchecked; None while nothing is sealed."""
+    last = session.scalars(select(EventSeal).order_by(EventSeal.position.desc()).limit(1)).one_or_none()
+    return Head(last.position, last.hash) if last is not None else None
+
+
 def verify_chain(session: Session) -> Chain:
     """Read the whole log up to its present head, a batch at a time, and compute its hashes anew."""
-    last = session.scalars(select(EventSeal).order_by(EventSeal.position.desc()).limit(1)).one_or_none()
-    head = Head(last.position, last.hash) if last is not None else None
+    head = head_of_log(session)
     unsealed = select(func.count()).select_from(Event).where(~exists().where(EventSeal.event_id == Event.id))
     return Chain(
         sealed=session.scalar(select(func.count()).select_from(EventSeal)) or 0,

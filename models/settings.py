@@ -35,6 +35,9 @@ class Settings(BaseSettings):
     issuer: str = Field(
         default="not configured (set AMUN_ISSUER)", description="Controller named in reports, and contact."
     )
+    record_retention_months: int = Field(
+        default=24, ge=1, description="How long requests, reports and certificates are kept; printed in each."
+    )
 
     lease_seconds: float = Field(default=45, gt=0)
     heartbeat_seconds: float = Field(default=10, gt=0)

@@ -34,7 +34,7 @@ from models.records import (
     record_event,
 )
 from service.deps import training_set_named
-from service.due import due_at
+from service.due import PERIODS, due_at
 from service.errors import Conflict, NotFound, Unprocessable, pointer
 from service.schemas.deletion_requests import NewDeletionRequest
 from service.schemas.selectors import Outcome
@@ -108,6 +108,7 @@ def accept(
         principal.actor,
         regulation=request.regulation,
         due_at=request.due_at.isoformat(),
+        due_rule=PERIODS[request.regulation].source,
         approval_required=request.approval_required,
         samples={outcome.value: len(samples) for outcome, samples in resolution.samples.items()},
     )

@@ -60,6 +60,11 @@ def decide(verdict: str, utility_passed: bool, policy: Policy, rehearsed: dict[s
     return Gate(True, None, reasons[verdict])
 
 
+def of_outcome(outcome: dict[str, Any], policy: Policy, rehearsed: dict[str, Any] | None) -> Gate:
+    """`decide` of a `worker.plan.UnlearnResult` as a dictionary."""
+    return decide(outcome["verdict"], outcome["utility"]["passed"], policy, rehearsed, outcome["forget"])
+
+
 def rehearsal_failed(policy: Policy, rehearsed: dict[str, Any] | None, size: int) -> str | None:
     """Why rehearsal is no evidence for a request of this size, or None where it is.
 

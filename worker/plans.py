@@ -203,6 +203,12 @@ def forgetting(session: Session, job: Job) -> list[Any]:
     return [*own, *waiting]
 
 
+def rehearsed(model: Model, size: int) -> dict[str, Any] | None:
+    """`nearest_strength` of a model, or None where nothing was rehearsed or there is nothing to forget."""
+    rehearsal = (model.training or {}).get("rehearsal", [])
+    return nearest_strength(rehearsal, size) if rehearsal and size else None
+
+
 def nearest_strength(rehearsal: list[dict[str, Any]], size: int) -> dict[str, Any]:
     """What was rehearsed at the size nearest to the request's, by ratio."""
     return min(rehearsal, key=lambda strength: abs(math.log(strength["size"] / size)))

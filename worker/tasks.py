@@ -22,8 +22,9 @@ from models.session import Database
 from models.settings import Settings, get_settings
 from worker import finish
 from worker.claim import Claim, claim
+from worker.materials import CannotPlan
 from worker.plan import PLAN_FILE, RESULT_FILE, Result, dump, load_result
-from worker.plans import CannotPlan, make_plan
+from worker.plans import make_plan
 from worker.supervise import LOG_FILE, Ended, Heartbeat, Stopped, run_child
 
 NO_GPU_SECONDS = 60

@@ -14,7 +14,7 @@ from service.deps import CurrentSettings, ReadSession
 from service.errors import Conflict, Damaged, NotFound, responses
 from service.requests import LoadedRequest
 from service.security import AsApplicationOrCompliance
-from service.stored import CSV, ENVELOPE, JSON, PDF, ZIP, sent, stored
+from service.stored import JSON, PDF, ZIP, sent, stored
 
 router = APIRouter(prefix="/v1/deletion-requests", tags=["certificates"])
 

@@ -37,7 +37,8 @@ def unlearn(session: Session, finished: Finished) -> None:
     model = session.get_one(Model, taken.job.model_id)
     parent = released_version(session, model)
     erasures = plans.forgetting(session, taken.job)
-    decision = decide(model, outcome)
+    policy = Policy.model_validate(model.policy)
+    decision = gate.of_outcome(outcome, policy, plans.rehearsed(model, outcome["forget"]))
     version = new_version(finished, parent=parent.id if parent else None, verdict=outcome["verdict"])
     if outcome["verdict"] == holdings.EXACT:
         plan = load_plan(finished.folder / PLAN_FILE)
@@ -67,19 +68,8 @@ def unlearn(session: Session, finished: Finished) -> None:
             taken.actor,
             samples=outcome["adversarial"]["found"],
             method=IN_MEMORY,
+            verified=True,  # the supervisor has seen it end before anything is committed
         )
-
-
-def decide(model: Model, outcome: dict[str, Any]) -> gate.Gate:
-    """The gate's decision about the outcome of an unlearn job."""
-    rehearsal = (model.training or {}).get("rehearsal", [])
-    return gate.decide(
-        outcome["verdict"],
-        outcome["utility"]["passed"],
-        Policy.model_validate(model.policy),
-        plans.nearest_strength(rehearsal, outcome["forget"]) if rehearsal else None,
-        outcome["forget"],
-    )
 
 
 def _quarantine(session: Session, finished: Finished, model: Model, version: ModelVersion, decision: gate.Gate) -> None:

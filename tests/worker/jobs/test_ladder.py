@@ -1,5 +1,7 @@
 """What follows an attempt."""
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -120,7 +122,7 @@ def test_every_ladder_ends_tries_nothing_twice_and_never_climbs_on_what_is_no_fa
     strengths = [(one.step.method, one.step.weight_scale) for one in tried]
     assert len(set(strengths)) == len(strengths)
     assert sum(one.step.method != "retrain" for one in tried) <= ladder.amun_steps
-    for before, after in zip(tried, tried[1:], strict=False):
+    for before, after in itertools.pairwise(tried):
         assert before.verdict != P
         if before.verdict in (I, D):
             assert after.step.method == "retrain"
