@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from worker import pipeline
 from worker import plan as agreed
 from worker.jobs import device
-from worker.unlearning import baselines
+from worker.unlearning import adversarial, amun, baselines, networks, training
 
 ROOT = Path(__file__).parents[2]
 RECIPE = agreed.RecipeSpec(
@@ -278,7 +278,17 @@ def test_unlearning_measures_the_model_before_after_and_retrained(unlearned, unl
         assert {len(scores["forget"]) for scores in audit["scores"].values()} == {40}
         assert utility["controls_low"] < utility["controls"] < utility["controls_high"]
         assert set(utility["controls_by_class"]) == set("0123456789")
-    assert len(outcome["losses"]) == outcome["epochs"] == 2
+        assert 0 < outcome[model]["retained"]["low"] < 1
+        assert outcome[model]["boundary"]["forget_median"] > 0
+        (own,) = outcome[model]["slices"]
+        assert (own["verdict"], own["estimates"]) == (audit["verdict"], audit["estimates"])
+        assert own["worst"] == max(audit["samples"], key=lambda sample: sample["z"])["index"]
+    assert outcome["before"]["changed"] is None
+    assert outcome["after"]["changed"]["low"] <= outcome["after"]["changed"]["value"]
+    (step,) = outcome["steps"]
+    assert len(step["losses"]) == step["epochs"] == 2
+    assert (step["method"], step["started_from"], step["weight_scale"]) == ("amun", "base", 1.0)
+    assert (step["verdict"], step["estimates"]) == (outcome["verdict"], outcome["after"]["audit"]["estimates"])
     summary = outcome["adversarial"]
     assert summary["found"] + len(summary["not_found"]) == 40
     quantiles = list(summary["distance_quantiles"].values())
@@ -298,8 +308,9 @@ def test_an_original_that_the_audit_cannot_see_is_said_to_be_no_evidence(unlearn
 def test_progress_rises_to_one_through_the_phases_that_are_agreed(registered, trained, unlearned):
     phases = (agreed.REGISTER_PHASES, agreed.TRAIN_PHASES, agreed.UNLEARN_PHASES)
     for (_, (_, result, lines)), expected in zip((registered, trained, unlearned), phases, strict=True):
-        assert tuple(dict.fromkeys(line.phase for line in lines)) == expected
-        assert tuple(result.seconds) == expected
+        assert {line.phase for line in lines} == set(expected)
+        assert (lines[0].phase, lines[-1].phase) == (expected[0], expected[-1])
+        assert set(result.seconds) == set(expected)
         progress = [line.progress for line in lines]
         assert progress == sorted(progress)
         assert (progress[0], progress[-1]) == (0.0, 1.0)
@@ -325,11 +336,15 @@ def test_the_same_seed_gives_the_same_files_and_another_seed_does_not(
 
 
 def test_five_samples_are_unlearned_and_judged_without_an_auc(unlearn_plan, tmp_path):
-    few = dataclasses.replace(unlearn_plan, forget=unlearn_plan.forget[:5], compare_retrained=False)
+    first = unlearn_plan.forget[:5]
+    few = dataclasses.replace(unlearn_plan, forget=first, requests=[first], compare_retrained=False)
     result, _ = run_here(few, tmp_path)
     audit = result.outcome["after"]["audit"]
     assert [one["name"] for one in audit["estimates"]] == ["membership"]
     assert audit["blind_auc"] is None
+    assert result.outcome["after"]["changed"] is None
+    assert result.outcome["after"]["boundary"]["auc"] is None
+    assert result.outcome["after"]["retained"] is not None
 
 
 def test_without_a_retained_set_the_form_that_needs_none_runs(unlearn_plan, tmp_path):
@@ -337,6 +352,247 @@ def test_without_a_retained_set_the_form_that_needs_none_runs(unlearn_plan, tmp_
         unlearn_plan, unlearn=dataclasses.replace(UNLEARN, form="forget+adversarial"), compare_retrained=False
     )
     assert run_here(alone, tmp_path)[0].status == "succeeded"
+
+
+# --- the ladder -------------------------------------------------------------------------------------------------------
+
+# An audit that finds fault with whatever is not exactly like never trained on, to climb on real runs of seconds.
+STRICT = dataclasses.replace(AUDIT, tolerance=1e-4, tolerance_membership=1e-4, level=0.99)
+
+
+def outcome_of(plan, folder, **ladder):
+    plan = dataclasses.replace(plan, ladder=dataclasses.replace(plan.ladder, **ladder))
+    result, lines = run_here(plan, folder)
+    assert result.status == "succeeded", result.error
+    progress = [line.progress for line in lines]
+    assert progress == sorted(progress)
+    assert progress[-1] == 1.0
+    return result, result.outcome
+
+
+@pytest.fixture
+def strict_plan(unlearn_plan):
+    return dataclasses.replace(unlearn_plan, audit=STRICT, compare_retrained=False)
+
+
+def with_copies(plan, folder, copies):
+    """The same plan where the retained rows ``copies`` hold the image of the first forgotten row."""
+    pixels = np.fromfile(plan.data.pixels, np.uint8).reshape(-1, 64)
+    digests = np.fromfile(plan.data.digests, np.uint8).reshape(-1, 32)
+    for array in (pixels, digests):
+        array[copies] = array[plan.forget[0]]
+    pixels.tofile(folder / "pixels")
+    digests.tofile(folder / "digests")
+    files = dataclasses.replace(plan.data, pixels=str(folder / "pixels"), digests=str(folder / "digests"))
+    return dataclasses.replace(plan, data=files), digests
+
+
+def test_where_nothing_helps_the_ladder_ends_in_a_model_trained_without_the_forgotten_and_their_copies(
+    strict_plan, tmp_path
+):
+    plan, digests = with_copies(strict_plan, tmp_path, strict_plan.retain[3:5])
+    result, outcome = outcome_of(plan, tmp_path / "out", amun_steps=3, retrain=True)
+    steps = outcome["steps"]
+    assert [step["number"] for step in steps] == [1, 2, 3, 4]
+    assert [step["method"] for step in steps] == ["amun", "amun", "amun-a+salun", "retrain"]
+    assert {step["verdict"] for step in steps[:3]} <= {"under_unlearned", "over_unlearned"}
+    assert steps[2]["saliency_share"] == 0.5
+    assert len({(step["method"], step["weight_scale"]) for step in steps}) == 4
+    assert (outcome["verdict"], outcome["withdraw"], outcome["retrained"]) == ("exact", False, None)
+    assert outcome["incident"] is (steps[3]["verdict"] in ("under_unlearned", "over_unlearned"))
+    assert (steps[3]["learning_rate"], steps[3]["epochs"], len(steps[3]["losses"])) == (None, 4, 4)
+    kept = [row for row in plan.retain if row not in plan.retain[3:5]]
+    listed = b"".join(sorted(digests[row].tobytes() for row in kept))
+    assert outcome["provenance"]["samples"] == len(kept)
+    assert outcome["provenance"]["copies_left_out"] == 2
+    assert outcome["provenance"]["samples_sha256"] == hashlib.sha256(listed).hexdigest()
+    assert [file.name for file in result.files] == ["checkpoint.safetensors"]
+
+
+def test_the_checkpoint_of_a_retrained_step_is_that_of_its_recipe_and_seed(strict_plan, tmp_path):
+    _, outcome = outcome_of(strict_plan, tmp_path, straight_to_retraining=True)
+    rows = strict_plan.retain
+    pixels = np.fromfile(strict_plan.data.pixels, np.uint8).reshape(-1, 1, 8, 8)[rows]
+    labels = np.fromfile(strict_plan.data.labels, np.int32)[rows]
+    own = baselines.retrain(
+        lambda: networks.build(NETWORK.name, shape=(1, 8, 8), classes=10, width=NETWORK.width),
+        training.laid_out(torch.from_numpy(pixels).float().div_(255)),
+        torch.from_numpy(labels).long(),
+        **dataclasses.asdict(RECIPE),
+        seed=int(outcome["provenance"]["seed"]),
+    )
+    saved = load_file(tmp_path / "checkpoint.safetensors")
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in own.state_dict().items())
+
+
+def test_amun_a_starts_from_the_step_before_by_examples_nearest_to_that(strict_plan, tmp_path, monkeypatch):
+    started = []
+    original = amun.unlearn
+
+    def unlearn(network, *arguments, **keywords):
+        started.append((network, keywords["adversarial"]))
+        made = original(network, *arguments, **keywords)
+        started[-1] += (made,)
+        return made
+
+    monkeypatch.setattr(amun, "unlearn", unlearn)
+    gentle = dataclasses.replace(strict_plan, unlearn=dataclasses.replace(UNLEARN, learning_rate=1e-6))
+    _, outcome = outcome_of(gentle, tmp_path, amun_steps=3)
+    assert [step["started_from"] for step in outcome["steps"]] == ["base", "base", "previous step"]
+    first, second, third = started
+    assert first[0] is second[0]
+    assert first[1] is second[1]
+    assert third[0] is second[2]
+    own = adversarial.nearest(second[2], *_forgotten(gentle), **dataclasses.asdict(ATTACK))
+    assert torch.equal(third[1].inputs, own.inputs)
+    assert [step["weight_scale"] for step in outcome["steps"]] == [1.0, 2.0, 1.0]
+    assert outcome["withdraw"] is True
+    assert outcome["verdict"] == "under_unlearned"
+
+
+def _forgotten(plan):
+    pixels = np.fromfile(plan.data.pixels, np.uint8).reshape(-1, 1, 8, 8)[plan.forget]
+    labels = np.fromfile(plan.data.labels, np.int32)[plan.forget]
+    return torch.from_numpy(pixels).float().div_(255), torch.from_numpy(labels).long()
+
+
+def test_straight_to_retraining_tries_no_amun(strict_plan, tmp_path):
+    plan = dataclasses.replace(strict_plan, compare_retrained=True)
+    result, outcome = outcome_of(plan, tmp_path, straight_to_retraining=True)
+    assert [step["method"] for step in outcome["steps"]] == ["retrain"]
+    assert outcome["adversarial"] is outcome["retrained"] is None
+    assert outcome["before"]["boundary"]["forget_median"] > 0
+    assert not {"attack", "finetune"} & set(result.seconds)
+
+
+def test_an_inconclusive_attempt_is_retrained_only_where_the_policy_says_so(unlearn_plan, tmp_path):
+    first = unlearn_plan.forget[:3]
+    few = dataclasses.replace(unlearn_plan, forget=first, requests=[first], compare_retrained=False)
+    _, outcome = outcome_of(few, tmp_path / "kept", amun_steps=3, retrain=True)
+    assert [step["method"] for step in outcome["steps"]] == ["amun"]
+    _, outcome = outcome_of(few, tmp_path / "retrained", amun_steps=3, retrain_inconclusive=True)
+    assert [step["method"] for step in outcome["steps"]] == ["amun", "retrain"]
+
+
+def diverges(monkeypatch):
+    def retrain(*arguments, **keywords):
+        raise training.Diverged("the mean loss of epoch 1 is nan")
+
+    monkeypatch.setattr(baselines, "retrain", retrain)
+
+
+def test_where_retraining_diverges_the_last_attempt_is_kept_and_withdrawn(strict_plan, tmp_path, monkeypatch):
+    kept, _ = outcome_of(strict_plan, tmp_path / "kept", retrain=False)
+    diverges(monkeypatch)
+    plan = dataclasses.replace(strict_plan, compare_retrained=True)
+    result, outcome = outcome_of(plan, tmp_path / "out", retrain=True)
+    assert outcome["withdraw"] is True
+    assert [step["method"] for step in outcome["steps"]] == ["amun"]
+    assert "diverged" in outcome["reasons"][0]
+    assert outcome["retrained"] is outcome["provenance"] is None
+    assert result.files == kept.files
+
+
+def test_where_nothing_but_retraining_was_to_be_tried_its_divergence_fails_the_job(strict_plan, tmp_path, monkeypatch):
+    diverges(monkeypatch)
+    straight = dataclasses.replace(strict_plan.ladder, straight_to_retraining=True)
+    assert failure(dataclasses.replace(strict_plan, ladder=straight), tmp_path).code == "diverged"
+
+
+def test_each_step_has_seeds_of_its_own_and_the_same_plan_takes_the_same_ladder(strict_plan, tmp_path):
+    outcomes = []
+    for name in ("one", "two"):
+        result, outcome = outcome_of(strict_plan, tmp_path / name, amun_steps=2, retrain=True)
+        for step in outcome["steps"]:
+            del step["seconds"]
+        outcomes.append((result.files, outcome))
+    assert outcomes[0] == outcomes[1]
+
+
+# --- requests and utility ---------------------------------------------------------------------------------------------
+
+
+def test_each_request_is_judged_at_its_part_of_the_level(unlearn_plan, tmp_path):
+    forget = unlearn_plan.forget
+    plan = dataclasses.replace(unlearn_plan, requests=[forget[:3], forget[3:]], compare_retrained=False)
+    _, outcome = outcome_of(plan, tmp_path / "two")
+    small, large = outcome["after"]["slices"]
+    assert (small["forget"], large["forget"]) == (3, 37)
+    assert [one["name"] for one in small["estimates"]] == ["membership"]
+    z = {sample["index"]: sample["z"] for sample in outcome["after"]["audit"]["samples"]}
+    for own, rows in ((small, forget[:3]), (large, forget[3:])):
+        assert own["worst"] == max(rows, key=z.__getitem__)
+    alone = dataclasses.replace(plan, requests=[forget], audit=dataclasses.replace(AUDIT, level=0.025))
+    _, halved = outcome_of(alone, tmp_path / "alone")
+    assert halved["after"]["slices"][0]["estimates"] == halved["after"]["audit"]["estimates"]
+
+
+def test_accuracy_lost_on_controls_beyond_the_tolerance_fails_utility_and_only_that(unlearn_plan, tmp_path):
+    plan = dataclasses.replace(unlearn_plan, compare_retrained=False)
+    _, gentle = outcome_of(
+        dataclasses.replace(plan, unlearn=dataclasses.replace(UNLEARN, learning_rate=1e-6)), tmp_path / "gentle"
+    )
+    assert gentle["utility"]["passed"]
+    assert gentle["utility"]["low"] < gentle["utility"]["change"] < gentle["utility"]["high"]
+    assert gentle["utility"]["change"] > -0.02
+    rough = dataclasses.replace(plan, unlearn=dataclasses.replace(UNLEARN, form="adversarial", learning_rate=0.3))
+    _, rough = outcome_of(rough, tmp_path / "rough")
+    change = rough["after"]["utility"]["controls"] - rough["before"]["utility"]["controls"]
+    assert rough["utility"]["change"] == pytest.approx(change)
+    assert (rough["utility"]["passed"], rough["utility"]["tolerance"]) == (False, 0.05)
+    assert change < -0.05
+
+
+def test_who_kept_the_old_checkpoint_sees_whose_signal_fell(unlearned, unlearn_plan, tmp_path):
+    # Retained images fall less than forgotten ones where much is taken from these alone.
+    strong = dataclasses.replace(
+        unlearn_plan, unlearn=dataclasses.replace(UNLEARN, weight_scale=20.0), compare_retrained=False
+    )
+    _, outcome = outcome_of(strong, tmp_path)
+    assert outcome["after"]["changed"]["value"] > 0.55
+
+
+# --- audits -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def audit_plan(unlearn_plan):
+    names = ("data", "network", "base", "signals", "forget", "retain", "calibration", "audit_controls", "requests")
+    return agreed.AuditPlan(
+        **{name: getattr(unlearn_plan, name) for name in names}, attack=ATTACK, audit=AUDIT, seed=8, threads=1
+    )
+
+
+def test_an_audit_says_of_a_model_what_the_unlearn_job_said_of_it(audit_plan, unlearned, tmp_path):
+    returncode, result, lines = run(audit_plan, tmp_path)
+    assert (returncode, result.status, result.files) == (0, "succeeded", [])
+    assert tuple(result.seconds) == agreed.AUDIT_PHASES
+    assert lines[-1].progress == 1.0
+    before = unlearned[1][1].outcome["before"]
+    for name in ("audit", "slices", "boundary", "utility", "retained"):
+        assert result.outcome[name] == before[name], name
+
+
+def test_when_nothing_is_left_to_forget_an_audit_still_measures_what_it_can(audit_plan, tmp_path):
+    result, _ = run_here(dataclasses.replace(audit_plan, forget=[], requests=[]), tmp_path)
+    outcome = result.outcome
+    assert outcome["audit"] is outcome["boundary"] is outcome["utility"]["forget"] is None
+    assert outcome["slices"] == []
+    assert outcome["retained"]["low"] < outcome["retained"]["value"] < outcome["retained"]["high"]
+    assert outcome["forget"] == 0
+
+
+def test_an_audit_without_any_training_image_has_utility_alone(audit_plan, tmp_path):
+    result, _ = run_here(dataclasses.replace(audit_plan, forget=[], requests=[], retain=[]), tmp_path)
+    assert result.outcome["retained"] is result.outcome["utility"]["retained"] is None
+    assert result.outcome["utility"]["controls"] > 0
+
+
+@pytest.mark.parametrize(
+    "changes", [{"calibration": []}, {"audit_controls": []}, {"requests": [[1796]]}, {"forget": [-1], "requests": []}]
+)
+def test_an_audit_plan_that_cannot_be_done_is_refused(audit_plan, tmp_path, changes):
+    assert failure(dataclasses.replace(audit_plan, **changes), tmp_path).code == "plan_invalid"
 
 
 # --- folders ----------------------------------------------------------------------------------------------------------
@@ -420,7 +676,7 @@ def test_60000_images_are_registered_in_under_two_minutes(tmp_path):
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"kind": "audit"}', '{"kind": "register"}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"kind": "certify"}', '{"kind": "audit"}', '{"kind": "register"}'])
 def test_what_is_no_plan_is_refused(tmp_path, text):
     assert failure(text, tmp_path).code == "plan_invalid"
 
@@ -428,7 +684,10 @@ def test_what_is_no_plan_is_refused(tmp_path, text):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"forget": []},
+        {"forget": [], "requests": []},
+        {"requests": [[]]},
+        {"requests": [[1796]]},
+        {"ladder": dataclasses.replace(LADDER, amun_steps=0)},
         {"forget": [1797]},
         {"forget": [-1]},
         {"calibration": []},
@@ -447,16 +706,19 @@ def test_a_sample_both_forgotten_and_retained_is_refused(unlearn_plan, tmp_path)
     assert failure(both, tmp_path).code == "plan_invalid"
 
 
-def test_a_control_that_is_the_copy_of_a_training_image_is_refused(unlearn_plan, tmp_path):
-    shape = unlearn_plan.data.shape
-    pixels = np.fromfile(unlearn_plan.data.pixels, np.uint8).reshape(-1, *shape)
-    digests = np.fromfile(unlearn_plan.data.digests, np.uint8).reshape(-1, 32)
+@pytest.mark.parametrize("side", ["forget", "retain"])
+@pytest.mark.parametrize("controls", ["calibration", "audit_controls"])
+@pytest.mark.parametrize("kind", ["unlearn_plan", "audit_plan"])
+def test_controls_are_disjoint_from_every_training_image_by_their_pixels(request, tmp_path, kind, side, controls):
+    plan = request.getfixturevalue(kind)
+    pixels = np.fromfile(plan.data.pixels, np.uint8).reshape(-1, 64)
+    digests = np.fromfile(plan.data.digests, np.uint8).reshape(-1, 32)
     for array in (pixels, digests):
-        array[unlearn_plan.calibration[0]] = array[unlearn_plan.retain[0]]
+        array[getattr(plan, controls)[0]] = array[getattr(plan, side)[0]]
     pixels.tofile(tmp_path / "pixels")
     digests.tofile(tmp_path / "digests")
-    changed = dataclasses.replace(unlearn_plan.data, pixels=str(tmp_path / "pixels"), digests=str(tmp_path / "digests"))
-    error = failure(dataclasses.replace(unlearn_plan, data=changed), tmp_path / "out")
+    changed = dataclasses.replace(plan.data, pixels=str(tmp_path / "pixels"), digests=str(tmp_path / "digests"))
+    error = failure(dataclasses.replace(plan, data=changed), tmp_path / "out")
     assert error.code == "plan_invalid"
     assert "copy" in error.detail
 
