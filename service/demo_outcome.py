@@ -12,7 +12,7 @@ ACCURACIES = (("forget", "accuracy, forget"), ("retained", "accuracy, retained")
 
 
 def print_outcome(console: Console, document: dict[str, Any]) -> bool:
-    """Print the tables of a report document; True where the new version's verdict is `pass`."""
+    """Print the tables of a report document; True where a version was released as `pass` or `exact`."""
     audits = {name: document["audit"][name] for name in MODELS if document["audit"].get(name)}
     utilities = {name: document["utility"][name] for name in audits}
     table = Table(title="before and after unlearning, and retrained without the forget set", padding=(0, 0))
@@ -33,12 +33,26 @@ def print_outcome(console: Console, document: dict[str, Any]) -> bool:
         "! marks what the verdict rule finds significant and outside its tolerance.",
         soft_wrap=False,
     )
-    verdict = audits["after"]["verdict"]
-    if verdict != "pass":
-        console.print(f"[red]The verdict is {verdict}, not pass: the new version is quarantined.[/red]")
-        for reason in audits["after"]["reasons"]:
-            console.print(f"  {reason}", soft_wrap=True)
-    return bool(verdict == "pass")
+    return _print_decision(console, document)
+
+
+def _print_decision(console: Console, document: dict[str, Any]) -> bool:
+    """The ladder's steps, the verdict and what the gate made of it; True where it released a `pass` or `exact`."""
+    steps, finding, gate = document["action"]["steps"], document["finding"], document["gate"]
+    for step in steps[:-1]:
+        verdict = step["verdict"].replace("_", "-")
+        console.print(f"Step {step['number']} of the ladder, {step['method']}: {verdict}.", soft_wrap=True)
+    last = steps[-1]
+    released = gate["decision"] == "released"
+    colour = "green" if released else "red"
+    console.print(
+        f"The verdict is [bold]{finding['verdict'].replace('_', '-')}[/bold] at step {last['number']} of the ladder, "
+        f"{last['method']}; the new version was [{colour}]{gate['decision']}[/{colour}]: {gate['reason']}.",
+        soft_wrap=True,
+    )
+    for reason in finding["reasons"]:
+        console.print(f"  {reason}", soft_wrap=True)
+    return released and finding["verdict"] in ("pass", "exact")
 
 
 def _title(statistic: str) -> str:
