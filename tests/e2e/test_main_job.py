@@ -92,6 +92,7 @@ def test_a_deletion_request_becomes_a_new_audited_version(
     served = application.get("/v1/models/digits-cnn/checkpoint")
     assert hashlib.sha256(served.content).hexdigest() == version["sha256"] != version["parent"]
     assert served.content != first.content
+    check_re_audit(service, operator, version)
     # What was forgotten is known to be so, whoever asks again, without another job.
     again = requested(application, FORGET[:3], "two")
     assert {selector["outcome"] for selector in again["samples"]} == {"already_erased"}
@@ -181,6 +182,21 @@ def check_evidence(service: Service, application: httpx.Client, request: dict[st
     assert not [sample["key"] for sample in FORGET if sample["key"] in told]
     log = compliance.get("/v1/events/verify").json()
     assert log["intact"], log
+
+
+def check_re_audit(service: Service, operator: httpx.Client, version: dict[str, Any]) -> None:
+    """What was erased cannot be audited again; what the model keeps can, and that is signed too."""
+    asked = operator.post("/v1/models/digits-cnn/audits")
+    assert asked.status_code == 202, asked.text
+    assert service.ended(operator, asked.json()["id"])["status"] == "succeeded"
+    report, document = newest_report(service)
+    assert (report["kind"], report["verdict"], report["version"]) == ("re_audit", "not_audited", version["number"])
+    assert document["scope"]["base_version"]["sha256"] == version["sha256"]
+    assert document["audit"]["now"]["retained"]["value"] > 0.5
+    bundle = service.settings.data_dir / "re-audit.zip"
+    bundle.write_bytes(service.client(Role.COMPLIANCE).get(f"/v1/reports/{report['id']}/bundle").content)
+    checked = verify.verify(bundle, [service.settings.data_dir / "jwks.json"])
+    assert checked.status == verify.VERIFIED, checked.lines
 
 
 def newest_report(service: Service) -> tuple[dict[str, Any], dict[str, Any]]:
