@@ -1,4 +1,4 @@
-"""The report as a PDF/A-3b by typst, from the document alone; the same document gives the same bytes."""
+"""A document as a PDF/A-3b by typst, from its JSON alone; the same document gives the same bytes."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ import typst
 from worker.report import plots
 from worker.report.document import dumps
 
-TEMPLATE = "report.typ"
+COMMON = "common.typ"
+TEMPLATES = {"audit_report": "report.typ", "re_audit": "report.typ", "erasure_certificate": "certificate.typ"}
 
 
 def render_pdf(document: dict[str, Any], out: Path) -> None:
     """Write the PDF of a document to ``out``. Fonts are those that typst carries, so that every host draws the same."""
-    audit = document["audit"]
+    template = TEMPLATES[document["document"]["kind"]]
     with tempfile.TemporaryDirectory(prefix="amun-report-") as name:
         folder = Path(name)
-        (folder / TEMPLATE).write_bytes(files("worker.report").joinpath(TEMPLATE).read_bytes())
+        for each in (COMMON, template):
+            (folder / each).write_bytes(files("worker.report").joinpath(each).read_bytes())
         (folder / "document.json").write_bytes(dumps(document))
-        drawn = plots.draw(audit)
+        drawn = plots.draw(document["audit"]) if "audit" in document else {}
         for plot, svg in drawn.items():
             (folder / f"{plot}.svg").write_bytes(svg)
         typst.compile(
-            folder / TEMPLATE,
+            folder / template,
             output=out,
             root=folder,
             ignore_system_fonts=True,

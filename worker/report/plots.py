@@ -13,11 +13,18 @@ from sklearn.metrics import roc_curve
 
 Json = dict[str, Any]
 
-MODELS = ("before", "after", "retrained")
+MODELS = ("before", "after", "retrained", "now")
 # Okabe and Ito's colours, which colour-blind readers can tell apart.
-COLOURS = {"before": "#D55E00", "after": "#0072B2", "retrained": "#009E73", "forget": "#CC79A7", "controls": "#999999"}
-MARKERS = {"before": "s", "after": "o", "retrained": "D"}
-DASHES = {"before": "--", "after": "-", "retrained": ":"}
+COLOURS = {
+    "before": "#D55E00",
+    "after": "#0072B2",
+    "retrained": "#009E73",
+    "now": "#0072B2",
+    "forget": "#CC79A7",
+    "controls": "#999999",
+}
+MARKERS = {"before": "s", "after": "o", "retrained": "D", "now": "o"}
+DASHES = {"before": "--", "after": "-", "retrained": ":", "now": "-"}
 STYLE: Any = {
     "svg.hashsalt": "amun",
     "svg.fonttype": "path",
@@ -34,7 +41,7 @@ def draw(audit: Json) -> dict[str, bytes]:
     if not _present(audit):
         return {}
     plots = {"difficulty": by_difficulty(audit)}
-    if any(estimate["auc"] is not None for estimate in audit["after"]["estimates"]):
+    if any(estimate["auc"] is not None for estimate in _new(audit)["estimates"]):
         plots |= {"summary": summary(audit), "roc": roc(audit), "histograms": histograms(audit)}
     return plots
 
@@ -44,7 +51,7 @@ def summary(audit: Json) -> bytes:
     with matplotlib.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 2.4), layout="constrained")
         axes = figure.subplots()
-        shown = [entry["name"] for entry in audit["after"]["estimates"] if entry["name"] in SUMMARISED]
+        shown = [entry["name"] for entry in _new(audit)["estimates"] if entry["name"] in SUMMARISED]
         names = _present(audit)
         for position, name in enumerate(names):
             entries = {entry["name"]: entry for entry in audit[name]["estimates"]}
@@ -132,7 +139,13 @@ def _scatter(axes: Axes, scores: Json) -> None:
 
 
 def _present(audit: Json) -> list[str]:
-    return [name for name in MODELS if name in audit and audit[name]["scores"].get("z")]
+    return [name for name in MODELS if audit.get(name) and audit[name]["scores"].get("z")]
+
+
+def _new(audit: Json) -> Json:
+    """The model that the document is about."""
+    found: Json = audit["now"] or audit["after"]
+    return found
 
 
 def _svg(figure: Figure) -> bytes:

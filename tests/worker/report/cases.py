@@ -161,9 +161,11 @@ def training_set() -> Json:
 
 
 def rehearsed(size: int) -> Json | None:
+    if not size:
+        return None
     strengths: list[Json] = json.loads((DATA / "rehearsed.json").read_text())
     strength = min(strengths, key=lambda each: abs(each["size"] - size))
-    why_not = gate.rehearsal_failed(DEMO.policy, strength, max(size, 1))
+    why_not = gate.rehearsal_failed(DEMO.policy, strength, size)
     return {"passed": why_not is None, "why_not": why_not, "strength": strength}
 
 
@@ -202,19 +204,30 @@ def certificate_facts(document: Json) -> Json:
                 **report.from_report(document, own["id"], set(samples)),
             }
         ],
-        "destroyed": [destroyed("checkpoint", 1), destroyed("reference signals"), destroyed("pixels and names")],
+        "destroyed": [
+            destroyed("checkpoint", version=1),
+            destroyed("reference signals", len(samples)),
+            destroyed("pixels and names", len(samples)),
+        ],
         "kept": [{"what": "keyed hashes in the ledger", "count": 4 * len(samples), "reason": "refusal"}],
         "trail": trail(),
     }
 
 
-def destroyed(what: str, version: int | None = None) -> Json:
+def rejected_certificate() -> Json:
+    given = certificate_facts(audit_document("few"))
+    stays = {"what": "samples and their files", "count": 3, "reason": "the request was rejected"}
+    given["request"]["rejected_at"] = "2026-11-20T08:30:00+00:00"
+    return report.certificate(given | {"outcome": "rejected", "erasures": [], "destroyed": [], "kept": [stays]})
+
+
+def destroyed(what: str, samples: int | None = None, version: int | None = None) -> Json:
     return {
         "what": what,
         "model": "digits-cnn",
         "version": version,
         "sha256": "a" * 64 if version else None,
-        "samples": None if version else 175,
+        "samples": samples,
         "at": "2026-11-20T09:00:02+00:00",
         "method": "overwritten with zeros, synchronised, read back",
         "verified": True,
