@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from models.verify import AUDIT_REPORT, ERASURE_CERTIFICATE
 from worker.report.schema import AuditDocument, CertificateDocument
 
@@ -15,7 +17,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 def schemas() -> dict[str, dict[str, Any]]:
     """Schema by the name of its file; each ``$id`` is also the predicate type of the document's signature."""
-    kinds = {
+    kinds: dict[str, tuple[str, str, type[BaseModel]]] = {
         "audit-report.schema.json": (AUDIT_REPORT, "AMUN audit report", AuditDocument),
         "erasure-certificate.schema.json": (ERASURE_CERTIFICATE, "AMUN erasure certificate", CertificateDocument),
     }

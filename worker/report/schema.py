@@ -318,7 +318,7 @@ class ErasureLine(Part):
     """The request in one model."""
 
     model: str
-    status: Literal["done", "not_applicable", "cancelled", "failed"]
+    status: Literal["done", "not_applicable", "cancelled", "failed", "open", "on_hold", "awaiting_release"]
     reason: str | None
     version: Version | None
     version_id: Id | None
