@@ -62,7 +62,7 @@ def verify_chain(session: Session) -> Chain:
 
 
 def _first_bad(session: Session, head: Head) -> Bad | None:
-    rows = session.execute(
+    query = (
         select(EventSeal, Event)
         .outerjoin(Event, Event.id == EventSeal.event_id)
         .where(EventSeal.position <= head.position)
@@ -71,15 +71,16 @@ def _first_bad(session: Session, head: Head) -> Bad | None:
     )
     position, previous = 0, GENESIS
     try:
-        for stored, event in rows:
-            position += 1
-            if stored.position != position:
-                return Bad(position, None, f"no event is sealed here; the next one is at {stored.position}")
-            if event is None:
-                return Bad(position, stored.event_id, "the event was deleted")
-            if _sealed(previous, event, position) != stored.hash:
-                return Bad(position, event.id, _which(previous, event, stored, rows.first()))
-            previous = stored.hash
+        with session.execute(query) as rows:
+            for stored, event in rows:
+                position += 1
+                if stored.position != position:
+                    return Bad(position, None, f"no event is sealed here; the next one is at {stored.position}")
+                if event is None:
+                    return Bad(position, stored.event_id, "the event was deleted")
+                if _sealed(previous, event, position) != stored.hash:
+                    return Bad(position, event.id, _which(previous, event, stored, rows.fetchone()))
+                previous = stored.hash
     except ValueError:  # no time, no JSON: somebody wrote past the records
         return Bad(position + 1, None, f"a row among the {ROWS_AT_ONCE} from here on cannot be read")
     return None

@@ -207,7 +207,7 @@ def _statement(entries: _Entries, trusted: dict[str, bytes] | None, result: Resu
     predicate = statement["predicate"]
     if not isinstance(predicate, dict) or predicate.get("key_id") != signature["keyid"]:
         raise Wrong(ENVELOPE, "its statement names another key than its signature")
-    said = [f"{name} {_shown(predicate[name])}" for name in sorted(predicate) if predicate[name] is not None]
+    said = [f"{_shown(name)} {_shown(predicate[name])}" for name in sorted(predicate) if predicate[name] is not None]
     result.right(f"{ENVELOPE}: in-toto statement: {', '.join(said)}")
     return statement
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 
 README = """\
-How to check this bundle, on any machine with Python 3.9 or later and without the service that made it:
+How to check this bundle, on any machine with Python 3.11 or later and without the service that made it:
 
 1. pip install cryptography
 2. Unpack this zip into a folder. verify.py is not covered by the signature: compare it with a copy you trust.

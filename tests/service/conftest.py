@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import rfc8785
 from sqlalchemy import insert, select
 from starlette.testclient import TestClient
 
-from models.base import now
+from models.base import new_id, now
 from models.parameters import Network, Policy, Recipe
 from models.records import (
     AuditReport,
@@ -34,8 +35,10 @@ from models.records import (
 from models.secrets import API_KEY_PEPPER, load_or_create
 from models.session import Database
 from models.settings import Settings
+from models.verify import AUDIT_REPORT
 from service import security
 from service.app import create_app
+from worker import signing
 
 Headers = dict[str, str]
 TRAIN, CONTROLS, CLASSES = 40, 10, 4
@@ -151,26 +154,35 @@ class World:
             session.add(made)
         return made
 
-    def report(self, model: str, number: int, verdict: str) -> uuid.UUID:
+    def report(self, model: str, number: int, verdict: str, *, signed: bool = True) -> uuid.UUID:
+        """A report; unless it is signed, as it was made before reports were."""
         with self.database.write() as session:
             version = session.scalars(
                 select(ModelVersion).join(Model).where(Model.name == model, ModelVersion.number == number)
             ).one()
             folder = self.settings.data_dir / "reports" / str(version.id)
             folder.mkdir(parents=True)
-            contents = {"report.json": b'{"verdict": "pass"}', "report.pdf": b"%PDF-1.7 pages"}
-            for name, content in contents.items():
-                (folder / name).write_bytes(content)
             made = AuditReport(
+                id=new_id(),
                 job_id=version.job_id,
                 model_id=version.model_id,
                 version_id=version.id,
                 verdict=verdict,
-                json_path=f"reports/{version.id}/report.json",
-                json_sha256=hashlib.sha256(contents["report.json"]).hexdigest(),
-                pdf_path=f"reports/{version.id}/report.pdf",
-                pdf_sha256=hashlib.sha256(contents["report.pdf"]).hexdigest(),
             )
+            document = {"document": {"id": str(made.id)}, "verdict": verdict}
+            contents = {"report.json": rfc8785.dumps(document), "report.pdf": b"%PDF-1.7 pages"}
+            if signed:
+                contents["samples.csv"] = b"sample,z\r\n"
+                key = signing.active_key(session, self.settings)
+                subjects = [(name, hashlib.sha256(content).hexdigest()) for name, content in contents.items()]
+                predicate = {"document_id": str(made.id), "kind": "audit_report", "verdict": verdict}
+                contents["envelope.json"] = signing.sign(key, subjects, AUDIT_REPORT, predicate)
+                made.key_id = key.key_id
+            for name, content in contents.items():
+                (folder / name).write_bytes(content)
+                kind = {"report.json": "json", "report.pdf": "pdf", "samples.csv": "csv"}.get(name, "envelope")
+                setattr(made, f"{kind}_path", f"reports/{version.id}/{name}")
+                setattr(made, f"{kind}_sha256", hashlib.sha256(content).hexdigest())
             session.add(made)
         return made.id
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 import uuid
+from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 from starlette.testclient import TestClient
 
-from models.records import JobKind, JobStatus, VersionStatus, record_event
+from models.base import now
+from models.records import JobKind, JobStatus, SigningKey, VersionStatus, record_event
+from models.verify import VERIFIED, verify
 from service.sealing import seal_events
 
 Headers = dict[str, str]
@@ -114,27 +119,86 @@ def test_events_of_a_job_come_in_the_order_of_their_seals(
     assert [(event["position"], event["name"]) for event in rest["data"]] == [(3, "job.succeeded")]
 
 
+FILES = {
+    "": ("report.json", "application/json"),
+    "/pdf": ("report.pdf", "application/pdf"),
+    "/samples.csv": ("samples.csv", "text/csv; charset=utf-8"),
+    "/envelope": ("envelope.json", "application/vnd.dsse.envelope.v1+json"),
+}
+
+
+@pytest.mark.parametrize("suffix", FILES)
 def test_a_report_is_served_byte_for_byte(
-    client: TestClient, world: Any, digits: uuid.UUID, compliance: Headers
+    suffix: str, client: TestClient, world: Any, digits: uuid.UUID, compliance: Headers
 ) -> None:
-    report = world.report("digits-cnn", 1, "pass")
-    answer = client.get(f"/v1/reports/{report}", headers=compliance)
-    assert (answer.content, answer.headers["Content-Type"]) == (b'{"verdict": "pass"}', "application/json")
-    pdf = client.get(f"/v1/reports/{report}/pdf", headers=compliance)
-    assert (pdf.content, pdf.headers["Content-Type"]) == (b"%PDF-1.7 pages", "application/pdf")
+    name, media_type = FILES[suffix]
+    answer = client.get(f"/v1/reports/{world.report('digits-cnn', 1, 'pass')}{suffix}", headers=compliance)
+    assert answer.content == next((world.settings.data_dir / "reports").glob(f"*/{name}")).read_bytes()
+    assert answer.headers["Content-Type"] == media_type
+    assert answer.headers["ETag"] == f'"{hashlib.sha256(answer.content).hexdigest()}"'
 
 
-@pytest.mark.parametrize(("suffix", "name"), [("", "report.json"), ("/pdf", "report.pdf")])
+@pytest.mark.parametrize("suffix", FILES)
 @pytest.mark.parametrize("harm", ["changed", "missing"])
 def test_a_report_that_was_changed_is_not_served(
-    suffix: str, name: str, harm: str, client: TestClient, world: Any, digits: uuid.UUID, compliance: Headers
+    suffix: str, harm: str, client: TestClient, world: Any, digits: uuid.UUID, compliance: Headers
 ) -> None:
     report = world.report("digits-cnn", 1, "pass")
-    path = next((world.settings.data_dir / "reports").glob(f"*/{name}"))
+    path = next((world.settings.data_dir / "reports").glob(f"*/{FILES[suffix][0]}"))
     path.write_bytes(b"forged") if harm == "changed" else path.unlink()
-    answer = client.get(f"/v1/reports/{report}{suffix}", headers=compliance)
-    assert answer.status_code == 500
-    assert "not the one that was written" in answer.json()["detail"]
+    for served in (suffix, "/bundle"):
+        answer = client.get(f"/v1/reports/{report}{served}", headers=compliance)
+        assert answer.status_code == 500
+        assert "not the one that was written" in answer.json()["detail"]
+
+
+def test_a_report_in_a_list_says_what_it_is_and_where_its_files_are(
+    client: TestClient, world: Any, digits: uuid.UUID, compliance: Headers
+) -> None:
+    report = world.report("digits-cnn", 1, "exact")
+    (listed,) = client.get("/v1/reports", headers=compliance, params={"verdict": "exact"}).json()["data"]
+    assert (listed["kind"], listed["verdict"]) == ("audit_report", "exact")
+    for link, path in listed["links"].items():
+        answer = client.get(path, headers=compliance)
+        assert answer.status_code == 200, link
+        hashed = {"self": "json_sha256", "pdf": "pdf_sha256", "samples": "csv_sha256"}.get(link)
+        assert hashed is None or listed[hashed] == hashlib.sha256(answer.content).hexdigest()
+    assert set(listed["links"]) == {"self", "pdf", "samples", "envelope", "bundle"}
+    envelope = client.get(f"/v1/reports/{report}/envelope", headers=compliance).json()
+    assert [signature["keyid"] for signature in envelope["signatures"]] == [listed["key_id"]]
+
+
+def test_a_report_that_was_never_signed_has_no_evidence(
+    client: TestClient, world: Any, digits: uuid.UUID, compliance: Headers
+) -> None:
+    report = world.report("digits-cnn", 1, "pass", signed=False)
+    for suffix in ("/samples.csv", "/envelope", "/bundle"):
+        answer = client.get(f"/v1/reports/{report}{suffix}", headers=compliance)
+        assert answer.status_code == 404
+        assert "before reports were signed" in answer.json()["detail"]
+    (listed,) = client.get("/v1/reports", headers=compliance).json()["data"]
+    assert (listed["csv_sha256"], listed["key_id"]) == (None, None)
+    assert set(listed["links"]) == {"self", "pdf"}
+
+
+def test_a_bundle_is_verified_with_the_published_keys_before_and_after_a_rotation(
+    client: TestClient, world: Any, digits: uuid.UUID, compliance: Headers, tmp_path: Path
+) -> None:
+    def verified(report: uuid.UUID) -> int:
+        (tmp_path / "jwks.json").write_bytes(client.get("/.well-known/jwks.json").content)
+        (tmp_path / "bundle.zip").write_bytes(client.get(f"/v1/reports/{report}/bundle", headers=compliance).content)
+        return verify(tmp_path / "bundle.zip", [tmp_path / "jwks.json"]).status
+
+    first = world.report("digits-cnn", 1, "under_unlearned")
+    assert verified(first) == VERIFIED
+    with world.database.write() as session:
+        session.execute(update(SigningKey).values(retired_at=now()))
+    world.version("digits-cnn", 2, VersionStatus.QUARANTINED, parent=1)
+    second = world.report("digits-cnn", 2, "pass")
+    assert (verified(first), verified(second)) == (VERIFIED, VERIFIED)
+    keys = {report["key_id"] for report in client.get("/v1/reports", headers=compliance).json()["data"]}
+    assert keys == {key["kid"] for key in client.get("/.well-known/jwks.json").json()["keys"]}
+    assert len(keys) == 2
 
 
 @pytest.mark.parametrize(
@@ -171,6 +235,6 @@ def test_a_filter_that_makes_no_sense_is_refused(
     assert client.get("/v1/reports", headers=compliance, params=query).status_code == 422
 
 
-def test_an_unknown_report_is_not_found(client: TestClient, compliance: Headers) -> None:
-    assert client.get(f"/v1/reports/{uuid.uuid4()}", headers=compliance).status_code == 404
-    assert client.get(f"/v1/reports/{uuid.uuid4()}/pdf", headers=compliance).status_code == 404
+@pytest.mark.parametrize("suffix", [*FILES, "/bundle"])
+def test_an_unknown_report_is_not_found(suffix: str, client: TestClient, compliance: Headers) -> None:
+    assert client.get(f"/v1/reports/{uuid.uuid4()}{suffix}", headers=compliance).status_code == 404
