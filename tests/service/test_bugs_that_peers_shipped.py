@@ -1,10 +1,19 @@
-"""Fifteen bugs that other erasure services and unlearning demos shipped, each as the test that would have found it."""
+"""Fifteen bugs that other erasure services and unlearning demos shipped, each as the test that would have found it.
+
+Bug 7, constants in certificates, is in tests/worker/report/test_certificate.py.
+"""
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import importlib.util
+import json
 import re
+import subprocess
+import sys
 import uuid
+import zipfile
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +24,7 @@ from fastapi.routing import APIRoute
 from sqlalchemy import select, update
 from starlette.testclient import TestClient
 
-from models import artifacts, lifecycle
+from models import artifacts, lifecycle, verify
 from models.base import now
 from models.records import (
     DeletionRequest,
@@ -26,17 +35,20 @@ from models.records import (
     JobKind,
     JobStatus,
     Sample,
+    SigningKey,
     VersionStatus,
 )
 from models.session import Database
 from models.settings import Settings
 from service import certifying, sealing, sweeping
 from service.app import create_app
+from service.bundle import bundle
 from tests.service.conftest import Headers, World
 from tests.service.test_erasing import forget, posted, rounds
 from worker.claim import claim
 from worker.jobs.failures import Failed
 from worker.jobs.loading import Data, check_controls_untouched
+from worker.signing import active_key, sign
 from worker.unlearning import statistics, verdict
 
 URL = "/v1/deletion-requests"
@@ -235,6 +247,83 @@ def test_13_no_way_leads_back_to_a_version_that_knows_an_erased_sample(
     assert client.get("/v1/models/digits-cnn/checkpoint", headers=shop).status_code == 409
     rounds(database, settings)
     assert client.get("/v1/models/digits-cnn/versions/1/checkpoint", headers=operator).status_code == 410
+
+
+# Runs verify.py as if from a command line, with nothing but the standard library and what is linked in one folder.
+ALONE = """
+import runpy, sys
+sys.path.append(sys.argv.pop(1))
+sys.argv.pop(0)
+try:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+finally:
+    print("loaded:", *sorted({name.partition(".")[0] for name in sys.modules} & {"models", "service", "worker"}))
+"""
+
+
+@pytest.mark.parametrize("settings", ["sqlite"], indirect=True)
+def test_14_the_verifier_alone_checks_a_bundle_where_nothing_of_our_system_is_installed(
+    database: Database, settings: Settings, tmp_path: Path
+) -> None:
+    contents, jwks = evidence(database, settings)
+    desk = tmp_path / "desk"  # of somebody who has the bundle, the public key, Python and cryptography
+    (desk / "elsewhere").mkdir(parents=True)
+    (desk / "packages").mkdir()
+    for name in ("cryptography", "cffi", "_cffi_backend"):
+        (desk / "packages" / installed(name).name).symlink_to(installed(name))
+    (desk / "verify.py").write_bytes(Path(verify.__file__).read_bytes())
+    (desk / "bundle.zip").write_bytes(bundle(contents))
+    (desk / "forged.zip").write_bytes(bundle(contents | {"samples.csv": b"sample\r\n"}))
+    (desk / "jwks.json").write_text(json.dumps(jwks))
+
+    def check(name: str, *key: str) -> tuple[int, str]:
+        packages, verifier, given = desk / "packages", desk / "verify.py", desk / name
+        done = subprocess.run(
+            [sys.executable, "-I", "-S", "-c", ALONE, packages, verifier, given, *key],
+            cwd=desk / "elsewhere",
+            env={},
+            capture_output=True,
+            text=True,
+        )
+        assert done.stderr == ""
+        assert done.stdout.splitlines()[-1] == "loaded:"
+        return done.returncode, done.stdout
+
+    trusted = ("--key", str(desk / "jwks.json"))
+    status, said = check("bundle.zip", *trusted)
+    assert (status, "VERIFIED" in said, "This does not prove" in said) == (verify.VERIFIED, True, True), said
+    assert check("bundle.zip")[0] == verify.INTEGRITY_ONLY
+    status, said = check("forged.zip", *trusted)
+    assert (status, "WRONG        samples.csv" in said) == (verify.WRONG, True), said
+    with zipfile.ZipFile(desk / "bundle.zip") as archive:
+        assert archive.read("verify.py") == (desk / "verify.py").read_bytes()
+
+
+def evidence(database: Database, settings: Settings) -> tuple[dict[str, bytes], Any]:
+    """Files of a signed report, and the public key in the form in which it is published."""
+    with database.write() as session:
+        key = active_key(session, settings)
+        public = bytes.fromhex(session.scalars(select(SigningKey.public_key)).one())
+    about = {"kind": "audit_report", "edition": 1}
+    identifier = str(uuid.uuid4())
+    document = {"document": {"id": identifier, "key_id": key.key_id} | about}
+    contents = {
+        "report.json": verify.canonical(document),
+        "report.pdf": b"%PDF-1.7 pages",
+        "samples.csv": b"sample,z\r\n",
+    }
+    subjects = [(name, hashlib.sha256(content).hexdigest()) for name, content in contents.items()]
+    signed = sign(key, subjects, verify.AUDIT_REPORT, {"document_id": identifier, "verdict": "over_unlearned"} | about)
+    x = base64.urlsafe_b64encode(public).decode().rstrip("=")
+    return contents | {verify.ENVELOPE: signed}, {"keys": [{"kty": "OKP", "crv": "Ed25519", "x": x}]}
+
+
+def installed(name: str) -> Path:
+    found = importlib.util.find_spec(name)
+    assert found is not None
+    assert found.origin is not None
+    path = Path(found.origin)
+    return path.parent if path.name == "__init__.py" else path
 
 
 def test_15_pseudonymising_the_rows_breaks_no_link_of_the_log(

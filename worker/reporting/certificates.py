@@ -91,7 +91,7 @@ def gather(session: Session, settings: Settings, request: DeletionRequest) -> Js
         "erasures": [_line(session, settings, erasure, model, own, samples) for erasure, model in erasures],
         "destroyed": _destroyed(session, request, [tuple(pair) for pair in erasures], samples),
         "kept": _kept(session, settings, request, [tuple(pair) for pair in erasures], samples, controls),
-        "trail": rows.trail(session, settings, _about([tuple(pair) for pair in erasures], session)),
+        "trail": rows.trail(session, settings, _about(session, [tuple(pair) for pair in erasures], samples)),
     }
 
 
@@ -105,7 +105,7 @@ def _edition(session: Session, request: DeletionRequest) -> Json:
 def _line(
     session: Session, settings: Settings, erasure: Erasure, model: Model, own: set[str], samples: list[int]
 ) -> Json:
-    version = session.get_one(ModelVersion, erasure.version_id) if erasure.version_id else None
+    version = _evidence(session, erasure, samples)
     nothing: Json = {"steps": [], "gate": None, "overrides": [], "other_requests_in_batch": None, "own": None}
     row = _newest_report(session, version) if version else None
     said = nothing
@@ -126,6 +126,18 @@ def _line(
         **said,
         "overrides": decided,
     }
+
+
+def _evidence(session: Session, erasure: Erasure, samples: list[int]) -> ModelVersion | None:
+    """The version that has forgotten the samples, or the first where its model was never trained on them.
+
+    An erasure that came later names the version served at that time, which was made and audited for others.
+    """
+    if erasure.version_id is None:
+        return None
+    version = session.get_one(ModelVersion, erasure.version_id)
+    ancestry = rows.by_ids(session, holdings.lineage(session, version))
+    return next((made for made in ancestry if set(samples) <= holdings.forgotten(session, made)), version)
 
 
 def _newest_report(session: Session, version: ModelVersion) -> AuditReport | None:
@@ -162,7 +174,7 @@ def _destroyed(session: Session, request: DeletionRequest, erasures: list[Any], 
             Event.data["version"].as_integer().in_(numbers),
         )
         which = or_(of_erasure, of_versions)
-        version = session.get(ModelVersion, erasure.version_id) if erasure.version_id else None
+        version = _evidence(session, erasure, samples)
         if version is not None:
             of_job = and_(
                 Event.record == "job", Event.record_id == str(version.job_id), Event.name == "adversarial_set.gone"
@@ -256,11 +268,11 @@ def _why_excluded(session: Session, model: Model, samples: list[int]) -> str:
     return "the request does not name it"
 
 
-def _about(erasures: list[Any], session: Session) -> ColumnElement[bool]:
+def _about(session: Session, erasures: list[Any], samples: list[int]) -> ColumnElement[bool]:
     """Events of the versions that did the forgetting: made, released, kept back."""
     which: ColumnElement[bool] = Event.id.is_(None)
     for erasure, model in erasures:
-        version = session.get(ModelVersion, erasure.version_id) if erasure.version_id else None
+        version = _evidence(session, erasure, samples)
         if version is not None and erasure.status is ErasureStatus.DONE:
             of_version = and_(
                 Event.record == "model",

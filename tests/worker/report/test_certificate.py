@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.worker.report import cases
-from tests.worker.report.changes import bumped, numbers
+from tests.worker.report.changes import others, replaced
 from tests.worker.report.conftest import Pages
 from worker import report
 from worker.report import wording
@@ -38,24 +38,44 @@ def test_its_verdict_in_each_model_is_that_of_its_own_samples(of_three: dict[str
     assert {sample["reference"] for sample in own["after"]} == set(of_three["scope"]["samples"])
 
 
-def test_bug_7_no_constant_stands_in_a_certificate_where_a_measurement_belongs() -> None:
-    batch = cases.audit_document("pass")
+# What an audit report says of a request alone, and the document's own kind and version of schema.
+UNTOLD = ("forget", "worst_sample", "request")
+FIXED = (("head", "kind"), ("head", "schema_version"), ("outcome",))
+
+
+@pytest.mark.parametrize("case", ["pass", "few"])
+def test_bug_7_no_constant_stands_in_a_certificate_where_a_measurement_belongs(case: str) -> None:
+    batch = cases.audit_document(case)
     original = report.dumps(report.certificate(cases.certificate_facts(batch)))
-    measured = {
-        **{("audit", model, "samples"): batch["audit"][model]["samples"] for model in ("before", "after")},
-        ("audit", "after", "slices"): batch["audit"]["after"]["slices"],
-    }
-    for place, value in measured.items():
-        for path in numbers(value):
-            if path[-1] == "forget":  # a count of the report's; the certificate counts its own samples
-                continue
-            other = copy.deepcopy(batch)
-            other[place[0]][place[1]][place[2]] = bumped(value, path)
-            assert report.dumps(report.certificate(cases.certificate_facts(other))) != original, (place, path)
-    facts = cases.certificate_facts(batch)
-    for path in numbers(facts):
-        if path[0] != "head":  # the number of the edition is checked by its rows
-            assert report.dumps(report.certificate(bumped(facts, path))) != original, path
+    told = [
+        *((("audit", model, "samples", 0), part) for model in ("before", "after") for part in first(batch, model)),
+        *((("audit", "after", "slices", 0), part) for part in others(batch["audit"]["after"]["slices"][0])),
+        *((("gate",), part) for part in others(batch["gate"])),
+        *((("action", "steps", 0), part) for part in others({"method": batch["action"]["steps"][0]["method"]})),
+    ]
+    assert len(told) > 30
+    for place, (path, other) in told:
+        if path[-1] not in UNTOLD:
+            changed = replaced(batch, (*place, *path), other)
+            assert report.dumps(report.certificate(cases.certificate_facts(changed))) != original, (place, path)
+
+
+def first(document: dict[str, Any], model: str) -> Iterator[tuple[Any, Any]]:
+    return others(document["audit"][model]["samples"][0])
+
+
+@pytest.mark.parametrize("overridden", [False, True])
+def test_bug_7_no_constant_stands_in_a_certificate_where_a_row_belongs(overridden: bool) -> None:
+    batch = cases.audit_document("few")
+    facts = cases.certificate_facts(cases.overridden(batch) if overridden else batch)
+    facts["scope"]["controls"] = ["f" * 16]
+    original = report.dumps(report.certificate(facts))
+    paths = [path for path, _ in others(facts)]
+    for needed in ("sha256", "json_sha256", "at", "released_at", "verified", "method", "z", "low", "high", "verdict"):
+        assert any(path[-1] == needed for path in paths), needed
+    for path, other in others(facts):
+        if path not in FIXED:
+            assert report.dumps(report.certificate(replaced(facts, path, other))) != original, path
 
 
 @pytest.mark.parametrize("verdict", ["under_unlearned", "over_unlearned", "inconclusive", "pass", "exact"])

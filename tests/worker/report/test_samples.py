@@ -52,6 +52,28 @@ def test_a_certificate_has_its_own_samples_in_each_model_and_its_controls() -> N
     assert (rows[-1]["split"], rows[-1]["z_after"], rows[-1]["model"]) == ("control", "", "")
 
 
+def test_a_certificate_has_a_line_for_each_sample_and_model_and_nothing_where_nothing_was_measured() -> None:
+    facts = cases.certificate_facts(cases.audit_document("few"))
+    unaudited = {"model": "wide", "own": None, "report": None, "verdict": None, "version": None, "version_id": None}
+    facts["erasures"].append(facts["erasures"][0] | unaudited)
+    rows = table(report.certificate(facts))
+    assert [row["model"] for row in rows] == ["digits-cnn", "wide"] * 3
+    for row in rows:
+        measured = [row[name] for name in ("version", "z_before", "z_after", "low", "high", "testable")]
+        assert all(measured) if row["model"] == "digits-cnn" else not any(measured)
+
+
+def test_a_re_audit_has_a_line_for_each_sample_that_is_not_forgotten_yet() -> None:
+    document = cases.re_audit_document()
+    document["audit"]["now"]["samples"] = cases.audit_document("few")["audit"]["after"]["samples"]
+    rows = table(document)
+    assert tuple(rows[0]) == samples.RE_AUDIT
+    for row, sample in zip(rows, document["audit"]["now"]["samples"], strict=True):
+        assert row["sample"] == sample["reference"]
+        for name in ("z", "low", "high", "difficulty"):
+            assert float(row[name]) == pytest.approx(sample[name], rel=1e-5)
+
+
 def test_a_rejected_request_lists_what_it_asked_for_and_a_re_audit_without_samples_only_its_header() -> None:
     assert [row["model"] for row in table(cases.rejected_certificate())] == [""] * 3
     assert report.samples_csv(cases.re_audit_document()).decode().strip() == ",".join(samples.RE_AUDIT)
