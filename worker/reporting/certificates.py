@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -181,7 +182,7 @@ def _destroyed(session: Session, request: DeletionRequest, erasures: list[Any], 
             )
             which = or_(which, of_job)
         lines += [_gone(line, model.name) for line in rows.events(session, which)]
-    return sorted(lines, key=lambda line: str(line["at"]))
+    return sorted(lines, key=lambda line: (str(line["at"]), line["position"] or math.inf))
 
 
 def _gone(line: Json, name: str | None) -> Json:
