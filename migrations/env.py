@@ -33,7 +33,12 @@ def _main() -> None:
     database = Database(url)
     try:
         with database.engine.execution_options(amun_write=True).connect() as connection:
+            sqlite = connection.dialect.name == "sqlite"
+            if sqlite:  # before the transaction, in which it would do nothing: a table is changed by making it anew
+                connection.connection.cursor().execute("PRAGMA foreign_keys=OFF")
             _run(connection)
+            if sqlite and (broken := connection.execute(text("PRAGMA foreign_key_check")).all()):
+                raise SystemExit(f"the migration was undone: {len(broken)} rows would refer to none, {broken[0]} first")
             connection.commit()
     finally:
         database.dispose()

@@ -1,4 +1,4 @@
-"""Deletion requests, the samples they name, and their status computed from their erasures."""
+"""Deletion requests and the samples they name. Their status follows from their erasures: see models.settling."""
 
 from __future__ import annotations
 
@@ -7,23 +7,10 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import (
-    ColumnElement,
-    ForeignKey,
-    Index,
-    LargeBinary,
-    String,
-    UniqueConstraint,
-    and_,
-    case,
-    exists,
-    literal,
-    text,
-)
-from sqlalchemy.orm import Mapped, column_property, mapped_column
+from sqlalchemy import ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint, text
+from sqlalchemy.orm import Mapped, mapped_column
 
-from models.base import Base, new_id, now
-from models.erasure import Erasure, ErasureStatus
+from models.base import Base, new_id, now, status_type
 
 
 class RequestStatus(StrEnum):
@@ -39,11 +26,26 @@ class RequestStatus(StrEnum):
     REJECTED = "rejected"
 
 
+LIVE = (
+    RequestStatus.QUEUED,
+    RequestStatus.RUNNING,
+    RequestStatus.AWAITING_APPROVAL,
+    RequestStatus.AWAITING_RELEASE,
+    RequestStatus.ON_HOLD,
+)  # still due: something has to be done about them
+_IS_LIVE = text("status IN ({})".format(", ".join(f"'{status.value}'" for status in LIVE)))
+
+
 class DeletionRequest(Base):
     __tablename__ = "deletion_requests"
     __table_args__ = (
         UniqueConstraint("application_id", "idempotency_key"),
-        Index("ix_deletion_requests_due_at", "due_at"),
+        # Lists go by id within what they are filtered by, or by due date: however many are stored, a page is a range.
+        Index("ix_deletion_requests_status", "status", "id"),
+        Index("ix_deletion_requests_application", "application_id", "id"),
+        Index("ix_deletion_requests_application_status", "application_id", "status", "id"),
+        Index("ix_deletion_requests_live_due", "due_at", "id", sqlite_where=_IS_LIVE, postgresql_where=_IS_LIVE),
+        Index("ix_deletion_requests_external", "external_id", "id"),
         # What the dispatcher looks for in every round, among however many requests are stored.
         Index(
             "ix_deletion_requests_uncertified",
@@ -60,8 +62,11 @@ class DeletionRequest(Base):
     )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
-    application_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("applications.id"), index=True)
+    application_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("applications.id"))
     training_set_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("training_sets.id"))
+    status: Mapped[RequestStatus] = mapped_column(
+        status_type(RequestStatus, "status"), default=RequestStatus.QUEUED
+    )  # stored by models.settling, in the transaction that changes what it follows from
     submitted_by: Mapped[str] = mapped_column(String(64))  # id of the API key
     external_id: Mapped[str | None] = mapped_column(String(255))
     regulation: Mapped[str] = mapped_column(String(32))
@@ -69,6 +74,11 @@ class DeletionRequest(Base):
     submitted_at: Mapped[datetime | None]  # as the application says
     received_at: Mapped[datetime] = mapped_column(default=now)
     due_at: Mapped[datetime]
+    original_due_at: Mapped[datetime | None]  # before the one extension
+    extended_at: Mapped[datetime | None]
+    extension_reason: Mapped[str | None] = mapped_column(Text)
+    due_soon_told_at: Mapped[datetime | None]  # events that the dispatcher records once for each due date
+    overdue_told_at: Mapped[datetime | None]
     idempotency_key: Mapped[str | None] = mapped_column(String(255))
     fingerprint: Mapped[bytes] = mapped_column(LargeBinary(32))  # HMAC-SHA-256 of the body
     selectors: Mapped[list[Any] | None]  # as answered at receipt: selector, outcome, indices; None once certified
@@ -76,6 +86,9 @@ class DeletionRequest(Base):
     approval_required: Mapped[bool] = mapped_column(default=False)
     approved_at: Mapped[datetime | None]
     rejected_at: Mapped[datetime | None]
+    held_at: Mapped[datetime | None]  # holds back the controls; its erasures are on hold themselves
+    cancelled_at: Mapped[datetime | None]
+    decision_reason: Mapped[str | None] = mapped_column(Text)  # of the last hold, cancellation, rejection or approval
     has_controls: Mapped[bool] = mapped_column(default=False)
     controls_erased_at: Mapped[datetime | None]
     samples_erased_at: Mapped[datetime | None]  # pixels and names of its training samples are gone
@@ -92,36 +105,3 @@ class RequestSample(Base):
     request_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("deletion_requests.id"), primary_key=True)
     sample_index: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     training_set_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("training_sets.id"))
-
-
-def _status() -> ColumnElement[str]:
-    """First rule that holds: what a person must do, then what still moves, then how it ended."""
-    request = DeletionRequest
-
-    def some(*states: ErasureStatus) -> ColumnElement[bool]:
-        return exists().where(Erasure.request_id == request.id, Erasure.status.in_(states)).correlate(request)
-
-    ended_well = some(ErasureStatus.DONE, ErasureStatus.NOT_APPLICABLE)
-    controls_wait = and_(request.has_controls, request.controls_erased_at.is_(None))
-    return case(
-        (request.rejected_at.is_not(None), RequestStatus.REJECTED.value),
-        (some(ErasureStatus.ON_HOLD), RequestStatus.ON_HOLD.value),
-        (some(ErasureStatus.RUNNING), RequestStatus.RUNNING.value),
-        (
-            and_(some(ErasureStatus.OPEN), request.approval_required, request.approved_at.is_(None)),
-            RequestStatus.AWAITING_APPROVAL.value,
-        ),
-        (some(ErasureStatus.OPEN), RequestStatus.QUEUED.value),
-        (some(ErasureStatus.AWAITING_RELEASE), RequestStatus.AWAITING_RELEASE.value),
-        (
-            and_(some(ErasureStatus.FAILED, ErasureStatus.CANCELLED), ended_well),
-            RequestStatus.PARTIALLY_COMPLETED.value,
-        ),
-        (some(ErasureStatus.FAILED), RequestStatus.FAILED.value),
-        (some(ErasureStatus.CANCELLED), RequestStatus.CANCELLED.value),
-        (controls_wait, RequestStatus.QUEUED.value),
-        else_=literal(RequestStatus.COMPLETED.value),
-    )
-
-
-DeletionRequest.status = column_property(_status(), deferred=False)

@@ -30,6 +30,7 @@ class Erasure(Base):
     __table_args__ = (
         UniqueConstraint("request_id", "model_id"),
         Index("ix_erasures_model_status", "model_id", "status"),
+        Index("ix_erasures_model_request", "model_id", "request_id"),
         Index(
             "ix_erasures_signals",
             "id",
@@ -37,6 +38,7 @@ class Erasure(Base):
             postgresql_where=text("status = 'done' AND signals_erased_at IS NULL"),
         ),
     )
+    SETTLES: ClassVar[str] = "request_id"  # whose status follows from this one
     MOVES: ClassVar[Moves] = {
         ErasureStatus.OPEN: frozenset(
             {

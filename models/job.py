@@ -57,6 +57,9 @@ class Job(Base):
             postgresql_where=text("kind = 'certify' AND status IN ('queued', 'running')"),
         ),
         Index("ix_jobs_status_lease", "status", "lease_expires_at"),
+        Index("ix_jobs_status_id", "status", "id"),
+        Index("ix_jobs_kind_id", "kind", "id"),
+        Index("ix_jobs_model_id", "model_id", "id"),
     )
     MOVES: ClassVar[Moves] = {
         JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED}),
@@ -73,6 +76,7 @@ class Job(Base):
     model_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("models.id"))
     about: Mapped[str | None] = mapped_column(String(32))  # certify: deletion_request | audit_report
     about_id: Mapped[uuid.UUID | None]  # its id; an audit report: of its newest edition when the job was made
+    retry_of_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("jobs.id"))
     seed: Mapped[int] = mapped_column(BigInteger)
     created_at: Mapped[datetime] = mapped_column(default=now)
     not_before: Mapped[datetime | None]
@@ -95,3 +99,4 @@ class Job(Base):
     eta_seconds: Mapped[float | None]
     error: Mapped[dict[str, Any] | None]  # {"code", "detail"}
     seconds: Mapped[dict[str, Any] | None]  # by phase
+    measured: Mapped[dict[str, Any] | None]  # unlearn: {"forget", "accuracy_before", "accuracy_after"}, for estimates

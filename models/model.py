@@ -41,6 +41,9 @@ class Model(Base):
     preprocessing: Mapped[dict[str, Any] | None]  # how a pixel array becomes the network's input
     recipe: Mapped[dict[str, Any]]  # parameters.Recipe
     policy: Mapped[dict[str, Any]]  # parameters.Policy
+    checkpoint: Mapped[str | None] = mapped_column(
+        String(64)
+    )  # sha256 of the upload it was made of; None: trained here
     released_number: Mapped[int | None]  # the version that is served
     training: Mapped[dict[str, Any] | None]  # worker.plan.TrainResult: accuracies, references, rehearsal
     folder: Mapped[str | None] = mapped_column(String(255))  # reference signals, relative to the data folder

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, inspect, update
 from sqlalchemy.orm import Session
 
 Moves = Mapping[Any, frozenset[Any]]
+UNSETTLED = "unsettled"  # in Session.info: requests whose stored status may have changed; see models.settling
 
 
 class ForbiddenMove(ValueError):
@@ -49,4 +50,9 @@ def advance(
         .values(status=target, **values)
         .execution_options(synchronize_session="fetch")
     )
-    return session.execute(statement).rowcount  # type: ignore[attr-defined, no-any-return]
+    owner = getattr(record, "SETTLES", None)
+    if owner is None:
+        return session.execute(statement).rowcount  # type: ignore[attr-defined, no-any-return]
+    moved = session.scalars(statement.returning(inspect(record).columns[owner])).all()
+    session.info.setdefault(UNSETTLED, set()).update(moved)
+    return len(moved)

@@ -11,8 +11,12 @@ from models.job import MAX_ATTEMPTS, Job, JobKind, JobStatus
 from models.lease import Lease
 from models.model import Model, ModelStatus
 from models.model_version import ModelVersion, VersionStatus
+from models.near_duplicate import NearDuplicate
+from models.settling import settle, settled, unsettle
 from models.signing_key import SigningKey
 from models.training_set import Sample, Split, Suppression, TrainingSet, TrainingSetApplication, TrainingSetStatus
+from models.upload import Upload
+from models.webhook import Cursor, DeliveryStatus, Webhook, WebhookAttempt, WebhookDelivery
 
 __all__ = [
     "MAX_ATTEMPTS",
@@ -21,7 +25,9 @@ __all__ = [
     "AuditReport",
     "Base",
     "Certificate",
+    "Cursor",
     "DeletionRequest",
+    "DeliveryStatus",
     "Erasure",
     "ErasureStatus",
     "Event",
@@ -33,6 +39,7 @@ __all__ = [
     "Model",
     "ModelStatus",
     "ModelVersion",
+    "NearDuplicate",
     "RequestSample",
     "RequestStatus",
     "Role",
@@ -43,6 +50,13 @@ __all__ = [
     "TrainingSet",
     "TrainingSetApplication",
     "TrainingSetStatus",
+    "Upload",
     "VersionStatus",
+    "Webhook",
+    "WebhookAttempt",
+    "WebhookDelivery",
     "record_event",
+    "settle",
+    "settled",
+    "unsettle",
 ]

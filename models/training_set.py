@@ -41,6 +41,7 @@ class TrainingSet(Base):
     manifest_sha256: Mapped[str | None] = mapped_column(String(64))
     folder: Mapped[str | None] = mapped_column(String(255))  # relative to the data folder
     suppressed: Mapped[int | None]  # rows left out at registration: their content was erased from another set before
+    near_duplicates: Mapped[dict[str, Any] | None]  # worker.plan.NearDuplicates: how pairs were found, and how many
     error: Mapped[dict[str, Any] | None]  # {"code", "detail"}
     created_at: Mapped[datetime] = mapped_column(default=now)
 

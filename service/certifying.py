@@ -130,7 +130,7 @@ def _uncertified_requests(session: Session) -> list[uuid.UUID]:
     ended = or_(
         DeletionRequest.rejected_at.is_not(None),
         and_(
-            DeletionRequest.status == RequestStatus.COMPLETED.value,  # type: ignore[attr-defined]
+            DeletionRequest.status == RequestStatus.COMPLETED,
             samples_settled,
             ~superseded,
             ~signals_wait,

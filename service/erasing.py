@@ -35,6 +35,7 @@ from models.records import (
 from models.secrets import SUPPRESSION, load_or_create
 from models.session import Database, current_time
 from models.settings import Settings
+from models.settling import unsettle
 
 ACTOR = "dispatcher"
 METHOD = "overwritten with zeros, synchronised, read back"
@@ -118,7 +119,7 @@ def _forgotten_everywhere() -> Any:
     """Requests that are completed, and whose training samples are still there."""
     return and_(
         DeletionRequest.samples_erased_at.is_(None),
-        DeletionRequest.status == RequestStatus.COMPLETED.value,  # type: ignore[attr-defined]
+        DeletionRequest.status == RequestStatus.COMPLETED,
         exists().where(Erasure.request_id == DeletionRequest.id, Erasure.status == ErasureStatus.DONE),
     )
 
@@ -191,6 +192,7 @@ def _erase(database: Database, settings: Settings, request: DeletionRequest, spl
         gone: dict[str, Any] = {"controls_erased_at": at} if controls else {"samples_erased_at": at, "selectors": None}
         values = gone | {"certified_at": None}  # a certificate that says they are kept is overtaken
         session.execute(update(DeletionRequest).where(DeletionRequest.id == request.id).values(**values))
+        unsettle(session, request.id)
         record_event(
             session,
             "controls.erased" if controls else "samples.erased",

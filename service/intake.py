@@ -33,6 +33,7 @@ from models.records import (
     TrainingSetStatus,
     record_event,
 )
+from models.settling import settled
 from service.deps import training_set_named
 from service.due import PERIODS, due_at
 from service.errors import Conflict, NotFound, Unprocessable, pointer
@@ -89,6 +90,7 @@ def accept(
         approval_required=_needs_approval(session, training_set, models, resolution.to_forget),
         has_controls=bool(resolution.samples[Outcome.CONTROL]),
     )
+    request.status = status_at_receipt(request)
     try:
         with session.begin_nested():
             session.add(request)
@@ -113,6 +115,7 @@ def accept(
         samples={outcome.value: len(samples) for outcome, samples in resolution.samples.items()},
     )
     session.flush()
+    settled(session, request.id)
     return request, False
 
 

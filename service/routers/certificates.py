@@ -30,7 +30,7 @@ def _loaded(loaded: LoadedRequest, session: ReadSession) -> Certificate:
     request = loaded[0]
     found = newest_certificate(session, request)
     if found is None:
-        state = str(request.status).replace("_", " ")  # type: ignore[attr-defined]
+        state = request.status.value.replace("_", " ")
         raise Conflict(
             f"There is no certificate yet: the request is {state}. It is issued once every model has forgotten the samples "
             "and their files were seen to be gone."

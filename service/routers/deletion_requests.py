@@ -11,6 +11,7 @@ from sqlalchemy import exists, func, select
 from sqlalchemy.orm import Session, aliased
 
 from models.base import now
+from models.deletion_request import LIVE
 from models.records import (
     AuditReport,
     DeletionRequest,
@@ -42,13 +43,6 @@ router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
 
 RETRY_AFTER_SECONDS = 10
 CERTIFICATE_LINKS = {"certificate": "", "certificate_pdf": "/pdf", "certificate_bundle": "/bundle"}
-ENDED = {
-    RequestStatus.COMPLETED,
-    RequestStatus.PARTIALLY_COMPLETED,
-    RequestStatus.FAILED,
-    RequestStatus.CANCELLED,
-    RequestStatus.REJECTED,
-}
 
 IdempotencyKey = Annotated[
     str | None,
@@ -92,7 +86,7 @@ def list_deletion_requests(
     """Deletion requests, newest first; an application sees its own."""
     query = visible(principal)
     if status is not None:
-        query = query.where(DeletionRequest.status == status.value)  # type: ignore[attr-defined]
+        query = query.where(DeletionRequest.status == status)
     if model is not None:
         named = exists().where(
             Erasure.request_id == DeletionRequest.id, Erasure.model_id == Model.id, Model.name == model
@@ -158,10 +152,9 @@ def _receipt(session: Session, request: DeletionRequest) -> RequestReceipt:
 def _summary(
     request: DeletionRequest, application: str, training_set: str, erasures: list[ErasureAnswer]
 ) -> RequestSummary:
-    state = RequestStatus(request.status)  # type: ignore[attr-defined]
     return RequestSummary(
         id=request.id,
-        status=state,
+        status=request.status,
         application=application,
         training_set=training_set,
         external_id=request.external_id,
@@ -170,7 +163,7 @@ def _summary(
         submitted_at=request.submitted_at,
         received_at=request.received_at,
         due_at=request.due_at,
-        days_left=None if state in ENDED else days_left(request.due_at, now()),
+        days_left=days_left(request.due_at, now()) if request.status in LIVE else None,
         approval_required=request.approval_required,
         erasures=erasures,
         links=_links(request),

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 import uuid
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from models.base import now
-from models.records import Application, DeletionRequest, Erasure, ErasureStatus, Model, TrainingSet
+from models.moves import advance
+from models.records import (
+    Application,
+    DeletionRequest,
+    Erasure,
+    ErasureStatus,
+    Event,
+    Model,
+    RequestStatus,
+    TrainingSet,
+    unsettle,
+)
 from models.session import Database
 
 OPEN, RUNNING, AWAITING = ErasureStatus.OPEN, ErasureStatus.RUNNING, ErasureStatus.AWAITING_RELEASE
@@ -44,8 +56,9 @@ def _request(session: Session, erasures: list[ErasureStatus], **columns: object)
 
 def _status(database: Database, erasures: list[ErasureStatus], **columns: object) -> str:
     with database.write() as session:
-        request = _request(session, erasures, **columns)
-        return str(session.scalar(select(DeletionRequest.status).where(DeletionRequest.id == request.id)))
+        request = _request(session, erasures, **columns).id
+    with database.read() as session:
+        return session.get_one(DeletionRequest, request).status.value
 
 
 @pytest.mark.parametrize(
@@ -102,3 +115,75 @@ def test_a_request_for_controls_alone_is_completed_once_they_are_erased(database
 
 def test_controls_keep_a_request_open_after_its_models_are_done(database: Database) -> None:
     assert _status(database, [DONE], has_controls=True) == "queued"
+
+
+def test_controls_wait_while_a_request_for_them_is_held(database: Database) -> None:
+    assert _status(database, [], has_controls=True, held_at=now()) == "on_hold"
+
+
+def test_controls_that_were_spared_by_a_cancellation_are_no_completion(database: Database) -> None:
+    assert _status(database, [], has_controls=True, cancelled_at=now()) == "cancelled"
+    assert _status(database, [DONE], has_controls=True, cancelled_at=now()) == "partially_completed"
+
+
+def _changes(database: Database, request: uuid.UUID) -> list[tuple[str, str]]:
+    with database.read() as session:
+        found = session.scalars(
+            select(Event).where(Event.record_id == str(request), Event.name == "deletion_request.status_changed")
+        )
+        return [(event.data["was"], event.data["now"]) for event in sorted(found, key=lambda event: event.id)]
+
+
+def test_a_moved_erasure_takes_its_request_along_and_the_log_says_so(database: Database) -> None:
+    with database.write() as session:
+        request = _request(session, [OPEN]).id
+    for target in (RUNNING, DONE):
+        with database.write() as session:
+            advance(session, Erasure, Erasure.request_id == request, target)
+    with database.read() as session:
+        assert session.get_one(DeletionRequest, request).status is RequestStatus.COMPLETED
+    assert _changes(database, request) == [("queued", "running"), ("running", "completed")]
+
+
+def test_a_transaction_that_is_undone_leaves_the_status(database: Database) -> None:
+    with database.write() as session:
+        request = _request(session, [OPEN]).id
+    with pytest.raises(RuntimeError), database.write() as session:
+        advance(session, Erasure, Erasure.request_id == request, RUNNING)
+        raise RuntimeError
+    with database.read() as session:
+        assert session.get_one(DeletionRequest, request).status is RequestStatus.QUEUED
+    assert _changes(database, request) == []
+
+
+def test_a_statement_that_writes_past_the_objects_says_which_request_it_touched(database: Database) -> None:
+    with database.write() as session:
+        request = _request(session, [], has_controls=True).id
+    with database.write() as session:
+        session.execute(update(DeletionRequest).values(controls_erased_at=now()))
+        unsettle(session, request)
+    with database.read() as session:
+        assert session.get_one(DeletionRequest, request).status is RequestStatus.COMPLETED
+
+
+def test_two_models_that_finish_one_request_at_once_complete_it(database: Database) -> None:
+    with database.write() as session:
+        request = _request(session, [RUNNING, RUNNING]).id
+        erasures = list(session.scalars(select(Erasure.id).where(Erasure.request_id == request)))
+    together = threading.Barrier(2, timeout=5)
+
+    def finish(erasure: uuid.UUID) -> None:
+        with database.write() as session:
+            advance(session, Erasure, Erasure.id == erasure, DONE)
+            try:  # on SQLite the second one waits for the first to commit and never gets here in time
+                together.wait(0.5 if database.engine.dialect.name == "sqlite" else None)
+            except threading.BrokenBarrierError:
+                pass
+
+    threads = [threading.Thread(target=finish, args=(erasure,)) for erasure in erasures]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with database.read() as session:
+        assert session.get_one(DeletionRequest, request).status is RequestStatus.COMPLETED

@@ -45,6 +45,7 @@ from service.app import create_app
 from service.bundle import bundle
 from tests.service.conftest import Headers, World
 from tests.service.test_erasing import forget, posted, rounds
+from tests.settled import settle_all
 from worker.claim import claim
 from worker.jobs.failures import Failed
 from worker.jobs.loading import Data, check_controls_untouched
@@ -136,6 +137,7 @@ def test_05_no_success_is_reported_while_one_of_several_models_refuses(
     forget(world, request)
     with database.write() as session:
         session.execute(update(Erasure).where(Erasure.status == ErasureStatus.OPEN).values(status=refused))
+        settle_all(session)
     rounds(database, settings)
     assert status(client, shop, request) in ("partially_completed", "awaiting_release")
     assert certifying.plan_documents(database, settings) == 0

@@ -18,6 +18,7 @@ from models.settings import Settings
 from service import certifying
 from tests.service.conftest import Headers, World
 from tests.service.test_erasing import forget, posted, rounds
+from tests.settled import settle_all
 
 
 def certify_jobs(database: Database) -> list[Job]:
@@ -46,6 +47,7 @@ def test_a_rejected_request_gets_a_certificate_too(
     posted(client, shop, {"key": "train/00007"})
     with database.write() as session:
         session.execute(update(DeletionRequest).values(rejected_at=now()))
+        settle_all(session)
     assert certifying.plan_documents(database, settings) == 1
 
 

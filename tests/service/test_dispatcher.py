@@ -31,6 +31,7 @@ from models.settings import Settings
 from service import hinting, planning, sealing, sweeping
 from service.dispatcher import Dispatcher
 from tests.service.conftest import Headers, World
+from tests.settled import settle_all
 
 
 def posted(client: TestClient, shop: Headers, *samples: dict[str, Any]) -> str:
@@ -81,6 +82,7 @@ def test_a_request_that_waits_for_approval_is_not_planned(
     assert planning.plan(database, settings) == 0
     with database.write() as session:
         session.execute(update(DeletionRequest).values(approved_at=now()))
+        settle_all(session)
     assert planning.plan(database, settings) == 1
     assert erasure_of(database, request).job_id is not None
 

@@ -27,6 +27,7 @@ from models.session import Database
 from models.settings import Settings
 from service import destroying, erasing
 from tests.service.conftest import Headers, World
+from tests.settled import settle_all
 
 
 def posted(client: TestClient, shop: Headers, *samples: dict[str, Any], **more: Any) -> str:
@@ -241,6 +242,7 @@ def test_a_cancelled_erasure_erases_nothing(
     request = posted(client, shop, {"key": "train/00007"})
     with database.write() as session:
         session.execute(update(Erasure).values(status=ErasureStatus.CANCELLED))
+        settle_all(session)
     rounds(database, settings)
     assert world.zeroed("set/1/pixels.u8") == []
     assert request_of(database, request).samples_erased_at is None

@@ -37,6 +37,7 @@ from models.secrets import SUPPRESSION, load_or_create
 from models.session import Database
 from models.settings import Settings
 from service import planning
+from tests.settled import settle_all
 from worker.claim import claim
 from worker.plan import AuditPlan, TrainPlan, UnlearnPlan
 from worker.plans import CannotPlan, make_plan, nearest_strength
@@ -216,6 +217,7 @@ def test_a_control_that_somebody_asked_to_erase_judges_nothing(rows: Rows, tmp_p
     rows.request(model, 1, 13)
     with rows.database.write() as session:
         session.execute(update(DeletionRequest).values(has_controls=True))
+        settle_all(session)
     assert rows.unlearn(model, tmp_path).audit_controls == [15, 17, 19]
 
 
@@ -345,6 +347,7 @@ def test_nearly_due_it_waits_no_longer_and_a_version_made_so_late_is_left_to_a_p
             .where(Erasure.id == erasure)
             .values(status=ErasureStatus.AWAITING_RELEASE, job_id=None, version_id=version)
         )
+        settle_all(session)
     assert planning.plan(rows.database, rows.settings) == 0
 
 

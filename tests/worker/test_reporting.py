@@ -50,6 +50,7 @@ from service.app import create_app
 from service.bundle import bundle
 from service.security import application_named
 from tests.service.conftest import Headers, World, digest
+from tests.settled import settle_all
 from tests.worker.report import cases
 from worker import finish, gate, report
 from worker.claim import Claim, claim
@@ -313,6 +314,7 @@ def test_a_slice_whose_erasure_was_ended_meanwhile_is_nobody_else_s(office: Offi
     with office.database.write() as session:
         ended = Erasure.request_id == uuid.UUID(requests[1])
         session.execute(update(Erasure).where(ended).values(status=ErasureStatus.DONE))
+        settle_all(session)
     write_report(office.database, office.settings, taken, folder, result)
     document = read(folder)
     assert [part["request"] for part in document["audit"]["after"]["slices"]] == [requests[0], None, requests[2]]
@@ -512,6 +514,7 @@ def test_a_rejected_request_is_certified_as_rejected_with_nothing_destroyed(offi
     with office.database.write() as session:
         session.execute(update(DeletionRequest).values(rejected_at=now()))
         session.execute(update(Erasure).values(status=ErasureStatus.CANCELLED, reason="it was rejected"))
+        settle_all(session)
     office.rounds()
     written, document, folder = office.certify(request)
     assert (written.verdict, document["destroyed"]) == ("rejected", [])

@@ -255,7 +255,7 @@ def test_a_report_gives_each_request_its_slice_the_gate_and_who_fetched_the_old_
     assert [fetched["actor"] for fetched in document["downloads"]] == ["key:77aa01cd"]
     first = document["requests"][0]
     assert first["due_rule"] == "Regulation (EU) 2016/679, Article 12(3)"
-    assert [line["actor"] for line in first["history"]] == ["key:1f2e3d4c"]
+    assert [line["actor"] for line in first["history"]] == ["key:1f2e3d4c", "service"]  # accepted, and running
     assert {"job.planned", "job.started"} <= {line["event"] for line in document["trail"]["excerpt"]}
     assert three.verified(row, tmp_path).status == verify.VERIFIED
     assert "person-" not in json.dumps(document)
