@@ -8,7 +8,7 @@ COPY pyproject.toml requirements.txt README.md ./
 
 FROM base AS service
 # The pinned versions without what only the worker or the tests need.
-RUN grep -vE '^(torch|torchvision|numpy|scipy|scikit-learn|matplotlib|typst|safetensors|securesystemslib|pillow|contourpy|fonttools|pypdf|pytest.*|mypy.*|ruff|hypothesis|import-linter|pre_commit|virtualenv)[=>]' requirements.txt > service.txt \
+RUN grep -vE '^(torch|torchvision|numpy|scipy|scikit-learn|matplotlib|typst|safetensors|securesystemslib|pillow|contourpy|fonttools|pypdf|pytest.*|mypy.*|ruff|hypothesis|import-linter|schemathesis|pre_commit|virtualenv)[=>]' requirements.txt > service.txt \
     && pip install -r service.txt
 COPY models ./models
 COPY migrations ./migrations
@@ -23,7 +23,7 @@ FROM base AS worker
 # On a CPU-only host, build with --build-arg TORCH_REQUIREMENT naming a CPU wheel; the default brings CUDA.
 ARG TORCH_REQUIREMENT="torch==2.13.0"
 RUN pip install "${TORCH_REQUIREMENT}" \
-    && grep -vE '^(pypdf|pytest.*|mypy.*|ruff|hypothesis|import-linter|pre_commit|virtualenv)[=>]' requirements.txt > worker.txt \
+    && grep -vE '^(pypdf|pytest.*|mypy.*|ruff|hypothesis|import-linter|schemathesis|pre_commit|virtualenv)[=>]' requirements.txt > worker.txt \
     && pip install -r worker.txt
 COPY models ./models
 COPY worker ./worker
