@@ -30,6 +30,19 @@ from service.routers import (
     training_sets,
 )
 
+ROUTERS = (
+    training_sets.router,
+    models.router,
+    checkpoints.router,
+    deletion_requests.router,
+    certificates.router,
+    jobs.router,
+    reports.router,
+    events.router,
+    jwks.router,
+    health.router,
+)
+
 DESCRIPTION = """Makes trained image classifiers forget. An application posts a deletion request that names training
 images; the service unlearns them from every model that was trained on them, measures what is left with membership
 inference attacks, and keeps a report for each new version.
@@ -57,19 +70,11 @@ def create_app(settings: Settings | None = None, *, dispatch: bool = True) -> Fa
     app.add_middleware(BodyLimitMiddleware, limit=settings.body_limit)
     app.add_middleware(errors.TraceMiddleware)  # added last: the outermost
     errors.add_handlers(app)
-    for router in (
-        training_sets.router,
-        models.router,
-        checkpoints.router,
-        deletion_requests.router,
-        certificates.router,
-        jobs.router,
-        reports.router,
-        events.router,
-        jwks.router,
-        health.router,
-    ):
+    for router in ROUTERS:
         app.include_router(router)
+    app.state.methods = [
+        (route.path_regex, route.methods) for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)
+    ]
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 

@@ -267,10 +267,18 @@ def _on_http(request: Request, error: Exception) -> JSONResponse:
         405: "This path does not take that method: see the header Allow.",
         413: "The body is larger than this service accepts: send it in several requests.",
     }
-    problem = Problem(details.get(error.status_code, str(error.detail)), headers=error.headers)
+    headers = {"Allow": _allowed(request)} if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED else error.headers
+    problem = Problem(details.get(error.status_code, str(error.detail)), headers=headers)
     problem.status = HTTPStatus(error.status_code)
     problem.title = problem.status.phrase
     return answer(_trace_id(request), problem)
+
+
+def _allowed(request: Request) -> str:
+    """Every method of the path: the router itself knows of the first route alone that has the path."""
+    path = request.scope["path"]
+    found = [methods for pattern, methods in request.app.state.methods if pattern.match(path)]
+    return ", ".join(sorted(set().union(*found)))
 
 
 def _on_busy(request: Request, error: Exception) -> JSONResponse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
@@ -12,10 +12,19 @@ from service.schemas.common import MOST_ROWS, Answer, Body, Digest, ShortText, n
 FIELDS = ("key", "index", "sha256", "file_sha256", "subject")
 
 
+def _exactly_one(schema: dict[str, Any]) -> None:
+    """What the validator below checks, in the words of JSON Schema: one property, and it is not null."""
+    schema["minProperties"] = schema["maxProperties"] = 1
+    for prop in schema["properties"].values():
+        (kind,) = (option for option in prop.pop("anyOf") if option.get("type") != "null")
+        prop.pop("default")
+        prop.update(kind)
+
+
 class Selector(Body):
     """Names samples in exactly one way."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, json_schema_extra=_exactly_one)
 
     key: Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(no_nul)] | None = Field(
         default=None, description="Key in the training set, such as `train/00017`."
@@ -27,7 +36,7 @@ class Selector(Body):
 
     @model_validator(mode="after")
     def exactly_one(self) -> Self:
-        if sum(getattr(self, field) is not None for field in FIELDS) != 1:
+        if len(self.model_fields_set) != 1 or self.model_dump(exclude_none=True) == {}:
             raise ValueError("name the sample by exactly one of " + ", ".join(FIELDS))
         return self
 
