@@ -27,6 +27,7 @@ from service.routers import (
     jwks,
     models,
     reports,
+    request_decisions,
     training_sets,
 )
 
@@ -62,6 +63,7 @@ def create_app(settings: Settings | None = None, *, dispatch: bool = True) -> Fa
         models.router,
         checkpoints.router,
         deletion_requests.router,
+        request_decisions.router,
         certificates.router,
         jobs.router,
         reports.router,
