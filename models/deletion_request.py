@@ -33,7 +33,8 @@ LIVE = (
     RequestStatus.AWAITING_RELEASE,
     RequestStatus.ON_HOLD,
 )  # still due: something has to be done about them
-_IS_LIVE = text("status IN ({})".format(", ".join(f"'{status.value}'" for status in LIVE)))
+# As a literal: an index that holds live requests only is used where the query says the same words.
+IS_LIVE = text("status IN ({})".format(", ".join(f"'{status.value}'" for status in LIVE)))
 
 
 class DeletionRequest(Base):
@@ -44,7 +45,7 @@ class DeletionRequest(Base):
         Index("ix_deletion_requests_status", "status", "id"),
         Index("ix_deletion_requests_application", "application_id", "id"),
         Index("ix_deletion_requests_application_status", "application_id", "status", "id"),
-        Index("ix_deletion_requests_live_due", "due_at", "id", sqlite_where=_IS_LIVE, postgresql_where=_IS_LIVE),
+        Index("ix_deletion_requests_live_due", "due_at", "id", sqlite_where=IS_LIVE, postgresql_where=IS_LIVE),
         Index("ix_deletion_requests_external", "external_id", "id"),
         # What the dispatcher looks for in every round, among however many requests are stored.
         Index(
@@ -88,7 +89,7 @@ class DeletionRequest(Base):
     rejected_at: Mapped[datetime | None]
     held_at: Mapped[datetime | None]  # holds back the controls; its erasures are on hold themselves
     cancelled_at: Mapped[datetime | None]
-    decision_reason: Mapped[str | None] = mapped_column(Text)  # of the last hold, cancellation, rejection or approval
+    decision_reason: Mapped[str | None] = mapped_column(Text)  # of the last decision but for an extension
     has_controls: Mapped[bool] = mapped_column(default=False)
     controls_erased_at: Mapped[datetime | None]
     samples_erased_at: Mapped[datetime | None]  # pixels and names of its training samples are gone

@@ -105,13 +105,16 @@ def forgotten_since_retraining(session: Session, version: ModelVersion) -> set[i
 
 
 def asked_to_forget(session: Session, training_set_id: uuid.UUID) -> set[int]:
-    """Training samples in any erasure, of any model of the set, that was not called off."""
+    """Training samples in any erasure, of any model of the set, that was not cancelled.
+
+    A retired model has nothing to forget, but what it was asked to forget is never taught to another.
+    """
     erasures = session.scalars(
         select(Erasure.id)
         .join(Model, Model.id == Erasure.model_id)
         .where(
             Model.training_set_id == training_set_id,
-            Erasure.status.not_in([ErasureStatus.CANCELLED, ErasureStatus.NOT_APPLICABLE]),
+            Erasure.status != ErasureStatus.CANCELLED,
         )
     )
     return samples_of(session, erasures)

@@ -1,7 +1,8 @@
-"""How a running job ends other than well: given back to the queue, failed, or cancelled, with all that hangs on it.
+"""How a job ends other than well: given back to the queue, failed, or cancelled, with all that hangs on it.
 
-The worker does it when it can, the dispatcher's sweep when the worker is gone: the two must do the same. Each function is
-fenced by the token and returns False, changing nothing, where the attempt is no longer the current one.
+The worker does it when it can, the dispatcher's sweep when the worker is gone, the service when a person decides: they
+must do the same. Each function is fenced by the token and returns False, changing nothing, where the attempt is no longer
+the current one.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import uuid
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, update
+from sqlalchemy import and_, select
 from sqlalchemy.orm import Session
 
 from models.base import now
@@ -32,7 +33,12 @@ def requeue(
     counted: bool,
     not_before: datetime | None = None,
 ) -> bool:
-    """Give a running job back to the queue. An attempt that is not ``counted`` was stopped for no fault of the job."""
+    """Give a running job back to the queue. An attempt that is not ``counted`` was stopped for no fault of the job.
+
+    A job that somebody asked to cancel is cancelled instead.
+    """
+    if session.scalar(select(Job.cancel_requested_at).where(Job.id == job.id)) is not None:
+        return cancel(session, job, token, actor=actor)
     moved = advance(
         session,
         Job,
@@ -59,7 +65,7 @@ def requeue(
 def fail(session: Session, job: Job, token: int, *, actor: str, code: str, detail: str) -> bool:
     """Fail a running job, its erasures, and the training set or model it was to make."""
     error: dict[str, Any] = {"code": code, "detail": detail}
-    if not _end(session, job, token, JobStatus.FAILED, error):
+    if not _end(session, job, token, [JobStatus.RUNNING], JobStatus.FAILED, error):
         return False
     advance(
         session,
@@ -74,37 +80,59 @@ def fail(session: Session, job: Job, token: int, *, actor: str, code: str, detai
     return True
 
 
-def cancel(session: Session, job: Job, token: int, *, actor: str) -> bool:
-    """Cancel a running job at a person's wish; its erasures go on hold."""
+def cancel(
+    session: Session,
+    job: Job,
+    token: int,
+    *,
+    actor: str,
+    reason: str | None = None,
+    start: JobStatus = JobStatus.RUNNING,
+) -> bool:
+    """Cancel a job at a person's wish, from the state ``start``; its erasures go on hold."""
     error: dict[str, Any] = {"code": "cancelled", "detail": "cancelled at the operator's request"}
-    if not _end(session, job, token, JobStatus.CANCELLED, error):
+    if not _end(session, job, token, [start], JobStatus.CANCELLED, error):
         return False
-    hold_erasures(session, job.id)
+    _hold_erasures(session, job.id)
     _fail_owner(session, job, error)
-    record_event(session, "job.cancelled", "job", job.id, actor, token=token)
+    record_event(session, "job.cancelled", "job", job.id, actor, token=token, reason=reason)
     return True
 
 
-def hold_erasures(session: Session, job_id: uuid.UUID) -> None:
-    """Detach a job's erasures and put them on hold, whether it had started or not."""
+def call_off(session: Session, job: Job, token: int, *, actor: str, reason: str) -> bool:
+    """Cancel a queued or running job that has nothing left to do; erasures that were running are open again."""
+    error: dict[str, Any] = {"code": "cancelled", "detail": reason}
+    if not _end(session, job, token, [JobStatus.QUEUED, JobStatus.RUNNING], JobStatus.CANCELLED, error):
+        return False
+    advance(session, Erasure, Erasure.job_id == job.id, ErasureStatus.OPEN, only_from=[ErasureStatus.RUNNING])
+    record_event(session, "job.cancelled", "job", job.id, actor, token=token, reason=reason)
+    return True
+
+
+def _hold_erasures(session: Session, job_id: uuid.UUID) -> None:
+    """They keep the cancelled job's id until they are resumed: it tells what waits for a person."""
     attached = Erasure.job_id == job_id
     advance(session, Erasure, attached, ErasureStatus.OPEN, only_from=[ErasureStatus.RUNNING])
-    advance(session, Erasure, attached, ErasureStatus.ON_HOLD, only_from=[ErasureStatus.OPEN])
-    session.execute(
-        update(Erasure)
-        .where(attached, Erasure.status == ErasureStatus.ON_HOLD)
-        .values(job_id=None, reason="its job was cancelled")
+    advance(
+        session,
+        Erasure,
+        attached,
+        ErasureStatus.ON_HOLD,
+        only_from=[ErasureStatus.OPEN],
+        reason="its job was cancelled",
     )
 
 
-def _end(session: Session, job: Job, token: int, target: JobStatus, error: dict[str, Any]) -> bool:
+def _end(
+    session: Session, job: Job, token: int, starts: list[JobStatus], target: JobStatus, error: dict[str, Any]
+) -> bool:
     return bool(
         advance(
             session,
             Job,
             and_(Job.id == job.id, Job.token == token),
             target,
-            only_from=[JobStatus.RUNNING],
+            only_from=starts,
             error=error,
             lease_expires_at=None,
             finished_at=now(),

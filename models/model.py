@@ -30,7 +30,7 @@ class Model(Base):
         ModelStatus.READY: frozenset({ModelStatus.WITHDRAWN, ModelStatus.RETIRED}),
         ModelStatus.WITHDRAWN: frozenset({ModelStatus.READY, ModelStatus.RETIRED}),
         ModelStatus.RETIRED: frozenset(),
-        ModelStatus.FAILED: frozenset(),
+        ModelStatus.FAILED: frozenset({ModelStatus.TRAINING}),  # its job is retried
     }
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)

@@ -147,6 +147,28 @@ class Ladder(Parameters):
     retrain: bool = Field(default=True, description="At the end, from the recipe; otherwise the model is withdrawn.")
 
 
+class Batching(Parameters):
+    """When requests that wait for a model become one job."""
+
+    mode: Literal["at_once", "gather"] = Field(
+        default="at_once", description="`gather` waits for more requests until one of the limits below is reached."
+    )
+    requests: int | None = Field(default=None, ge=2, le=100_000, description="As many as this wait.")
+    window_hours: float | None = Field(default=None, gt=0, le=8760, description="The first has waited so long.")
+    margin_days: float = Field(
+        default=3.0,
+        gt=0,
+        le=60,
+        description="The one that is due first is due in so many days: the job takes its time.",
+    )
+
+    @model_validator(mode="after")
+    def limits_belong_to_gathering(self) -> Self:
+        if self.mode == "at_once" and (self.requests is not None or self.window_hours is not None):
+            raise ValueError('requests and window_hours need the mode "gather": at_once waits for nothing')
+        return self
+
+
 class Policy(Parameters):
     """Everything about a model's unlearning and audit that is decided before a request arrives."""
 
@@ -162,6 +184,7 @@ class Policy(Parameters):
         description="Too few samples to tell: `release` where rehearsal passed for this size, `wait_for_batch` (until "
         "shortly before the oldest request is due, then retrain), or `retrain`.",
     )
+    batching: Batching = Batching()
     retrain_share: float = Field(
         default=0.1,
         gt=0,

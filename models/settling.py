@@ -66,6 +66,14 @@ def settled(session: Session, request: uuid.UUID) -> None:
     session.info.get(UNSETTLED, set()).discard(request)
 
 
+def lock_requests(session: Session, *requests: uuid.UUID) -> None:
+    """Lock these requests and all whose status this transaction has touched, in the order that every transaction takes."""
+    session.flush()
+    for ids in _chunks(sorted({*session.info.get(UNSETTLED, ()), *requests})):
+        locked = select(DeletionRequest.id).where(DeletionRequest.id.in_(ids)).order_by(DeletionRequest.id)
+        session.execute(locked.with_for_update()).all()
+
+
 def settle(session: Session) -> None:
     """Bring the stored status of every request touched by this transaction up to date; a change is an event.
 

@@ -25,7 +25,7 @@ class TrainingSet(Base):
     MOVES: ClassVar[Moves] = {
         TrainingSetStatus.REGISTERING: frozenset({TrainingSetStatus.READY, TrainingSetStatus.FAILED}),
         TrainingSetStatus.READY: frozenset(),
-        TrainingSetStatus.FAILED: frozenset(),
+        TrainingSetStatus.FAILED: frozenset({TrainingSetStatus.REGISTERING}),  # its job is retried
     }
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)

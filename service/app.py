@@ -27,6 +27,7 @@ from service.routers import (
     jwks,
     models,
     reports,
+    request_decisions,
     training_sets,
 )
 
@@ -35,6 +36,7 @@ ROUTERS = (
     models.router,
     checkpoints.router,
     deletion_requests.router,
+    request_decisions.router,
     certificates.router,
     jobs.router,
     reports.router,

@@ -19,6 +19,8 @@ from models.records import (
     Job,
     JobKind,
     JobStatus,
+    Model,
+    ModelStatus,
     ModelVersion,
     RequestSample,
     RequestStatus,
@@ -104,6 +106,15 @@ def _uncertified_requests(session: Session) -> list[uuid.UUID]:
     superseded = exists().where(
         has_erasure, ModelVersion.model_id == Erasure.model_id, ModelVersion.status == VersionStatus.SUPERSEDED
     )
+    retired_waits = exists().where(  # files of a retired model are still there
+        has_erasure,
+        Model.id == Erasure.model_id,
+        Model.status == ModelStatus.RETIRED,
+        or_(
+            Model.folder.is_not(None),
+            Model.id.in_(select(ModelVersion.model_id).where(ModelVersion.status != VersionStatus.DESTROYED)),
+        ),
+    )
     signals_wait = exists().where(
         has_erasure, Erasure.status == ErasureStatus.DONE, Erasure.signals_erased_at.is_(None)
     )
@@ -133,6 +144,7 @@ def _uncertified_requests(session: Session) -> list[uuid.UUID]:
             DeletionRequest.status == RequestStatus.COMPLETED,
             samples_settled,
             ~superseded,
+            ~retired_waits,
             ~signals_wait,
             ~overtaken,
         ),

@@ -117,6 +117,10 @@ def _version(model: LoadedModel, number: NumberInPath, session: ReadSession) -> 
     return version_numbered(session, model, number)
 
 
+def _model_to_retire(name: NameInPath, principal: Authenticated, session: WriteSession) -> Model:
+    return model_named(session, name, principal)
+
+
 def _locked_model(name: NameInPath, principal: Authenticated, session: WriteSession) -> Model:
     model = model_named(session, name, principal)
     session.refresh(model, with_for_update={"of": Model})  # a finishing job must not release another version meanwhile
@@ -125,6 +129,7 @@ def _locked_model(name: NameInPath, principal: Authenticated, session: WriteSess
 
 LoadedVersion = Annotated[ModelVersion, Depends(_version)]
 LockedModel = Annotated[Model, Depends(_locked_model)]
+ModelToRetire = Annotated[Model, Depends(_model_to_retire)]  # not locked yet: its jobs come first
 
 
 def _version_of_locked_model(model: LockedModel, number: NumberInPath, session: WriteSession) -> ModelVersion:

@@ -1,21 +1,22 @@
-"""DESTROY: checkpoints that know erased samples, once no running job can still read them."""
+"""DESTROY: checkpoints that know erased samples, and all files of retired models, once no running job can read them."""
 
 from __future__ import annotations
 
-from sqlalchemy import exists, select
+from sqlalchemy import exists, select, update
 
 from models import artifacts, holdings
 from models.moves import advance
-from models.records import Job, JobStatus, ModelVersion, VersionStatus, record_event
+from models.records import Job, JobStatus, Model, ModelStatus, ModelVersion, VersionStatus, record_event
 from models.session import Database, current_time
 from models.settings import Settings
 
 ACTOR = "dispatcher"
+SIGNALS = ("phi.f32", "members.u8")
 METHOD = "overwritten with zeros, synchronised, removed"
 
 
 def destroy_versions(database: Database, settings: Settings) -> int:
-    """Destroy superseded versions, and quarantined ones that no rule lets anybody release again; returns how many.
+    """Destroy superseded versions, and quarantined ones that nobody may release again; returns how many.
 
     The file goes first and the row follows once it is seen to be gone, so a crash in between repeats the rest.
     """
@@ -47,13 +48,50 @@ def destroy_versions(database: Database, settings: Settings) -> int:
     return destroyed
 
 
+def destroy_signals(database: Database, settings: Settings) -> int:
+    """Destroy the reference signals of retired models, which nothing needs any more; returns of how many models."""
+    with database.read() as session:
+        retired = list(
+            session.scalars(
+                select(Model).where(
+                    Model.status == ModelStatus.RETIRED,
+                    Model.folder.is_not(None),
+                    ~exists().where(Job.model_id == Model.id, Job.status == JobStatus.RUNNING),
+                )
+            )
+        )
+    for model in retired:
+        for name in SIGNALS:
+            artifacts.destroy(settings.data_dir / str(model.folder) / name)
+        with database.write() as session:
+            session.execute(update(Model).where(Model.id == model.id).values(folder=None))
+            record_event(
+                session,
+                "signals.destroyed",
+                "model",
+                model.id,
+                ACTOR,
+                files=list(SIGNALS),
+                method=METHOD,
+                verified=True,
+            )
+    return len(retired)
+
+
 def _condemned(database: Database) -> list[ModelVersion]:
     busy = exists().where(Job.model_id == ModelVersion.model_id, Job.status == JobStatus.RUNNING)
     with database.read() as session:
         superseded = session.scalars(
             select(ModelVersion).where(ModelVersion.status == VersionStatus.SUPERSEDED, ~busy)
         ).all()
-        quarantined = session.scalars(
-            select(ModelVersion).where(ModelVersion.status == VersionStatus.QUARANTINED, ~busy)
+        quarantined = session.execute(
+            select(ModelVersion, Model.status)
+            .join(Model, Model.id == ModelVersion.model_id)
+            .where(ModelVersion.status == VersionStatus.QUARANTINED, ~busy)
         ).all()
-        return [*superseded, *(version for version in quarantined if holdings.still_known(session, version))]
+        unreleasable = [
+            version
+            for version, of_model in quarantined
+            if of_model is ModelStatus.RETIRED or holdings.still_known(session, version)
+        ]
+        return [*superseded, *unreleasable]

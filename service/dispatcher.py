@@ -1,4 +1,4 @@
-"""One thread in whichever API process holds the lease: plan, hint, sweep, destroy, erase, certify, seal."""
+"""One thread in whichever API process holds the lease: plan, hint, sweep, destroy, erase, certify, remind, seal."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from models.queue import celery_app
 from models.records import Lease
 from models.session import Database, current_time
 from models.settings import Settings
-from service import certifying, destroying, erasing, hinting, planning, sealing, sweeping
+from service import certifying, destroying, erasing, hinting, planning, reminding, sealing, sweeping
 
 LEASE = "dispatcher"
 LEASE_SECONDS = 15.0
@@ -68,7 +68,9 @@ class Dispatcher:
         self._duty("signals", lambda: erasing.erase_signals(self.database, self.settings))
         self._duty("controls", lambda: erasing.erase_controls(self.database, self.settings))
         self._duty("samples", lambda: erasing.erase_samples(self.database, self.settings))
+        self._duty("retired", lambda: destroying.destroy_signals(self.database, self.settings))
         self._duty("documents", lambda: certifying.plan_documents(self.database, self.settings))
+        self._duty("remind", lambda: reminding.remind(self.database))
         self._duty("seal", lambda: sealing.seal_events(self.database))
         if time.monotonic() >= self._orphans_at:
             self._orphans_at = time.monotonic() + ORPHAN_SECONDS

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import and_, exists, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, or_, select, update
 from sqlalchemy.orm import Session
 
 from models import artifacts, holdings
@@ -39,6 +39,7 @@ from models.settling import unsettle
 
 ACTOR = "dispatcher"
 METHOD = "overwritten with zeros, synchronised, read back"
+ENDED_WELL = (ErasureStatus.DONE, ErasureStatus.NOT_APPLICABLE)
 LIVE = (ModelStatus.TRAINING, ModelStatus.READY, ModelStatus.WITHDRAWN)
 IN_USE = "models that this request does not name were trained on them, and so need them as retained images"
 
@@ -102,17 +103,30 @@ def erase_controls(database: Database, settings: Settings) -> int:
     Returns how many requests had their last control erased.
     """
     with database.read() as session:
-        waiting = list(
-            session.scalars(
-                select(DeletionRequest).where(
-                    DeletionRequest.has_controls,
-                    DeletionRequest.controls_erased_at.is_(None),
-                    DeletionRequest.rejected_at.is_(None),
-                    or_(DeletionRequest.approval_required.is_(False), DeletionRequest.approved_at.is_not(None)),
-                )
-            )
-        )
+        waiting = list(session.scalars(select(DeletionRequest).where(_controls_due())))
     return sum(_erase(database, settings, request, Split.CONTROL) for request in waiting)
+
+
+def _controls_due() -> ColumnElement[bool]:
+    """Requests whose controls shall go now, and those whose controls are on their way already."""
+    undecided = and_(DeletionRequest.cancelled_at.is_(None), DeletionRequest.held_at.is_(None))
+    return and_(
+        DeletionRequest.has_controls,
+        DeletionRequest.controls_erased_at.is_(None),
+        DeletionRequest.rejected_at.is_(None),
+        or_(DeletionRequest.approval_required.is_(False), DeletionRequest.approved_at.is_not(None)),
+        or_(undecided, controls_are_buried()),
+    )
+
+
+def controls_are_buried() -> ColumnElement[bool]:
+    """Whether all controls of a request are tombstones: their names are gone, and nothing brings them back."""
+    return ~exists().where(
+        RequestSample.request_id == DeletionRequest.id,
+        _of_request(),
+        Sample.split == Split.CONTROL,
+        Sample.erased_at.is_(None),
+    )
 
 
 def _forgotten_everywhere() -> Any:
@@ -120,7 +134,7 @@ def _forgotten_everywhere() -> Any:
     return and_(
         DeletionRequest.samples_erased_at.is_(None),
         DeletionRequest.status == RequestStatus.COMPLETED,
-        exists().where(Erasure.request_id == DeletionRequest.id, Erasure.status == ErasureStatus.DONE),
+        exists().where(Erasure.request_id == DeletionRequest.id, Erasure.status.in_(ENDED_WELL)),
     )
 
 
@@ -178,6 +192,8 @@ def _keep(database: Database, request: DeletionRequest, rows: list[int], models:
 def _erase(database: Database, settings: Settings, request: DeletionRequest, split: Split) -> bool:
     """Tombstones first, so that no later plan uses the rows; once no running job can hold an older plan, their files."""
     with database.write() as session:
+        if split is Split.CONTROL and not _still_due(session, request):
+            return False
         indices = _bury(session, settings, request, split)
     with database.read() as session:
         if _set_is_in_use(session, request.training_set_id):
@@ -204,6 +220,13 @@ def _erase(database: Database, settings: Settings, request: DeletionRequest, spl
             verified=True,
         )
     return True
+
+
+def _still_due(session: Session, request: DeletionRequest) -> bool:
+    """A person may have held or cancelled it since it was read; with its row locked, nobody does."""
+    session.execute(select(DeletionRequest.id).where(DeletionRequest.id == request.id).with_for_update())
+    due = select(DeletionRequest.id).where(DeletionRequest.id == request.id, _controls_due())
+    return session.scalar(due) is not None
 
 
 def _bury(session: Session, settings: Settings, request: DeletionRequest, split: Split) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -29,6 +29,7 @@ from models.release import released_version
 from models.seeds import new_seed
 from models.session import Database, current_time
 from models.settings import Settings
+from service import batching
 
 ACTOR = "dispatcher"
 
@@ -36,6 +37,7 @@ ACTOR = "dispatcher"
 def plan(database: Database, settings: Settings) -> int:
     """Make the unlearn jobs that are due; returns how many. One transaction a model."""
     _end_waiting_for_a_batch(database)
+    _excuse_retired(database)
     with database.read() as session:
         models = list(session.scalars(select(Erasure.model_id).join(Model).where(_plannable()).distinct()))
     planned = 0
@@ -87,13 +89,33 @@ def _end_waiting_for_a_batch(database: Database) -> None:
                 record_event(session, "erasure.waited_long_enough", "erasure", erasure, ACTOR)
 
 
+def _excuse_retired(database: Database) -> None:
+    """A request that was accepted while its model was being retired would wait for ever."""
+    with database.read() as session:
+        late = session.scalars(
+            select(Erasure.id)
+            .join(Model)
+            .where(Model.status == ModelStatus.RETIRED, Erasure.status.in_([ErasureStatus.OPEN, ErasureStatus.ON_HOLD]))
+        ).all()
+    if not late:
+        return
+    with database.write() as session:
+        for erasure in late:
+            if advance(
+                session,
+                Erasure,
+                Erasure.id == erasure,
+                ErasureStatus.NOT_APPLICABLE,
+                only_from=[ErasureStatus.OPEN, ErasureStatus.ON_HOLD],
+                reason="the model was retired",
+                finished_at=now(),
+            ):
+                record_event(session, "erasure.not_applicable", "erasure", erasure, ACTOR, reason="retired")
+
+
 def _plannable() -> ColumnElement[bool]:
-    approved = or_(DeletionRequest.approval_required.is_(False), DeletionRequest.approved_at.is_not(None))
     return and_(
-        Erasure.status == ErasureStatus.OPEN,
-        Erasure.job_id.is_(None),
-        Model.status == ModelStatus.READY,
-        exists().where(DeletionRequest.id == Erasure.request_id, DeletionRequest.rejected_at.is_(None), approved),
+        batching.waiting(),
         ~exists().where(
             Job.model_id == Erasure.model_id,
             Job.kind == JobKind.UNLEARN,
@@ -104,33 +126,49 @@ def _plannable() -> ColumnElement[bool]:
 
 def _plan_model(session: Session, settings: Settings, model_id: uuid.UUID) -> int:
     model = session.scalars(select(Model).where(Model.id == model_id).with_for_update()).one()
-    open_erasures = list(
-        session.scalars(
-            select(Erasure.id).join(Model).where(Erasure.model_id == model_id, _plannable()).order_by(Erasure.id)
-        )
-    )
-    remaining = _finish_forgotten(session, model, open_erasures)
-    if not remaining:
+    remaining = finish_forgotten(session, model, open_erasures(session, model))
+    gathering = batching.gatherings(session, [model.id]).get(model.id)
+    if not remaining or gathering is None:
         return 0
-    number = len(list(session.scalars(select(Job.id).where(Job.model_id == model_id, Job.kind == JobKind.UNLEARN))))
-    job = Job(
-        kind=JobKind.UNLEARN,
-        model_id=model.id,
-        training_set_id=model.training_set_id,
-        seed=new_seed(settings, "unlearn", model.name, str(number)),
-    )
-    session.add(job)
-    session.flush()
-    session.execute(
-        update(Erasure)
-        .where(Erasure.id.in_(remaining), Erasure.status == ErasureStatus.OPEN, Erasure.job_id.is_(None))
-        .values(job_id=job.id)
-    )
+    if not batching.is_over(batching.of_model(model), gathering, current_time(session)):
+        return 0
+    job = unlearn_job(session, settings, model)
+    attach(session, job, remaining)
     record_event(session, "job.planned", "job", job.id, ACTOR, kind="unlearn", erasures=len(remaining))
     return 1
 
 
-def _finish_forgotten(session: Session, model: Model, erasures: list[uuid.UUID]) -> list[uuid.UUID]:
+def open_erasures(session: Session, model: Model) -> list[uuid.UUID]:
+    """Those that a new job of the model would serve; none while it has a live one."""
+    query = select(Erasure.id).join(Model).where(Erasure.model_id == model.id, _plannable()).order_by(Erasure.id)
+    return list(session.scalars(query))
+
+
+def unlearn_job(session: Session, settings: Settings, model: Model, retry_of: uuid.UUID | None = None) -> Job:
+    """A queued job without erasures yet. Each of a model's has a seed of its own, a fixed AMUN_SEED or not."""
+    earlier = select(func.count()).where(Job.model_id == model.id, Job.kind == JobKind.UNLEARN)
+    job = Job(
+        kind=JobKind.UNLEARN,
+        model_id=model.id,
+        training_set_id=model.training_set_id,
+        seed=new_seed(settings, "unlearn", model.name, str(session.scalar(earlier) or 0)),
+        retry_of_id=retry_of,
+    )
+    session.add(job)
+    session.flush()
+    return job
+
+
+def attach(session: Session, job: Job, erasures: list[uuid.UUID]) -> None:
+    """Erasures that are still open and in no job become the job's."""
+    session.execute(
+        update(Erasure)
+        .where(Erasure.id.in_(erasures), Erasure.status == ErasureStatus.OPEN, Erasure.job_id.is_(None))
+        .values(job_id=job.id)
+    )
+
+
+def finish_forgotten(session: Session, model: Model, erasures: list[uuid.UUID]) -> list[uuid.UUID]:
     """Erasures whose samples the released version has forgotten already are done with it as evidence; returns the rest."""
     version = released_version(session, model)
     if version is None:

@@ -27,6 +27,8 @@ def release_version(session: Session, model: Model, version: ModelVersion, princ
 
     Raises Conflict where it is not quarantined or still holds samples that the model has erased, Gone once destroyed.
     """
+    if model.status is ModelStatus.RETIRED:
+        raise Conflict(f"Model {model.name} is retired, for good: none of its versions is served again.")
     if version.status is VersionStatus.DESTROYED:
         raise Gone(f"Version {version.number} was destroyed: its file is gone.")
     if version.status is not VersionStatus.QUARANTINED:

@@ -7,9 +7,10 @@ from typing import Annotated
 
 from fastapi import Depends
 from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
 
 from models.records import Application, DeletionRequest, Role, TrainingSet
-from service.deps import ReadSession
+from service.deps import ReadSession, WriteSession
 from service.errors import NotFound
 from service.security import Authenticated, Principal
 
@@ -26,11 +27,23 @@ def visible(principal: Principal) -> Select[DeletionRequest, str, str]:
     return query
 
 
-def _loaded(request_id: uuid.UUID, principal: Authenticated, session: ReadSession) -> tuple[DeletionRequest, str, str]:
+def find(session: Session, request_id: uuid.UUID, principal: Principal) -> tuple[DeletionRequest, str, str]:
+    """Raises NotFound, alike for others' requests and for none."""
     found = session.execute(visible(principal).where(DeletionRequest.id == request_id)).one_or_none()
     if found is None:
         raise NotFound("There is no deletion request of this id that this key may see.")
     return found[0], found[1], found[2]
 
 
+def _loaded(request_id: uuid.UUID, principal: Authenticated, session: ReadSession) -> tuple[DeletionRequest, str, str]:
+    return find(session, request_id, principal)
+
+
+def _to_decide(
+    request_id: uuid.UUID, principal: Authenticated, session: WriteSession
+) -> tuple[DeletionRequest, str, str]:
+    return find(session, request_id, principal)
+
+
 LoadedRequest = Annotated[tuple[DeletionRequest, str, str], Depends(_loaded)]
+RequestToDecide = Annotated[tuple[DeletionRequest, str, str], Depends(_to_decide)]

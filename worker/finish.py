@@ -12,7 +12,7 @@ import structlog
 from sqlalchemy import and_
 from sqlalchemy.orm import Session
 
-from models import artifacts
+from models import artifacts, lifecycle
 from models.base import now
 from models.moves import advance
 from models.records import Job, JobKind, JobStatus, record_event
@@ -40,7 +40,7 @@ class BadOutput(RuntimeError):
 
 
 class Fenced(RuntimeError):
-    """The job belongs to another attempt by now: nothing of this one may be written."""
+    """The job belongs to another attempt by now, or somebody asked to cancel it: nothing of this one may be written."""
 
 
 def finish(database: Database, settings: Settings, taken: Claim, folder: Path, result: Result) -> None:
@@ -105,7 +105,10 @@ def _publish_and_commit(
             commit(session)
     except Fenced:
         artifacts.remove_folder(settings.data_dir / relative)
-        log.warning("job.fenced", job=str(taken.job.id), token=taken.token)
+        with database.write() as session:
+            # Running as this attempt even now: then somebody asked to cancel it, and came first.
+            cancelled = lifecycle.cancel(session, taken.job, taken.token, actor=taken.actor)
+        log.warning("job.cancelled" if cancelled else "job.fenced", job=str(taken.job.id), token=taken.token)
     except Exception:
         # The commit may have happened although it was reported failed: only the row can tell.
         if not _committed(database, taken):
@@ -144,7 +147,7 @@ def _succeed(session: Session, taken: Claim, seconds: dict[str, float]) -> None:
     moved = advance(
         session,
         Job,
-        and_(Job.id == taken.job.id, Job.token == taken.token),
+        and_(Job.id == taken.job.id, Job.token == taken.token, Job.cancel_requested_at.is_(None)),
         JobStatus.SUCCEEDED,
         only_from=[JobStatus.RUNNING],
         lease_expires_at=None,

@@ -79,6 +79,7 @@ def live_samples(session: Session, settings: Settings, model: Model) -> list[Sam
             RequestSample.training_set_id == model.training_set_id,
             DeletionRequest.has_controls,
             DeletionRequest.rejected_at.is_(None),
+            DeletionRequest.cancelled_at.is_(None),
         )
     )
     asked_controls = set(session.scalars(asked))

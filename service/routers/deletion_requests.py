@@ -21,8 +21,9 @@ from models.records import (
     RequestStatus,
     TrainingSet,
 )
+from service import batching
 from service.deps import Pepper, ReadSession, SuppressionKey, WriteSession
-from service.due import days_left
+from service.due import days_left, is_due_soon, is_overdue
 from service.errors import Conflict, NotFound, Unprocessable, responses
 from service.intake import accept, status_at_receipt
 from service.paging import Page, Paged
@@ -103,7 +104,11 @@ def list_deletion_requests(
 @router.get("/{request_id}", responses=responses(NotFound))
 def get_deletion_request(_: AsAnyone, loaded: LoadedRequest, session: ReadSession) -> RequestAnswer:
     """One request: how far it is in each model, and what became of each selector."""
-    request, application, training_set = loaded
+    return answer_in_full(session, *loaded)
+
+
+def answer_in_full(session: Session, request: DeletionRequest, application: str, training_set: str) -> RequestAnswer:
+    """The request, and the names of its application and training set, as it is answered on its own."""
     summary = _summary(request, application, training_set, _erasures(session, [request.id])[request.id])
     certificate = newest_certificate(session, request)
     return RequestAnswer(
@@ -142,7 +147,7 @@ def _receipt(session: Session, request: DeletionRequest) -> RequestReceipt:
         ground=request.ground,
         submitted_at=request.submitted_at,
         received_at=request.received_at,
-        due_at=request.due_at,
+        due_at=request.original_due_at or request.due_at,
         approval_required=request.approval_required,
         samples=_outcomes(request),
         links=_links(request),
@@ -152,6 +157,7 @@ def _receipt(session: Session, request: DeletionRequest) -> RequestReceipt:
 def _summary(
     request: DeletionRequest, application: str, training_set: str, erasures: list[ErasureAnswer]
 ) -> RequestSummary:
+    live, at = request.status in LIVE, now()
     return RequestSummary(
         id=request.id,
         status=request.status,
@@ -163,8 +169,18 @@ def _summary(
         submitted_at=request.submitted_at,
         received_at=request.received_at,
         due_at=request.due_at,
-        days_left=days_left(request.due_at, now()) if request.status in LIVE else None,
+        days_left=days_left(request.due_at, at) if live else None,
+        due_soon=live and is_due_soon(request.due_at, at),
+        overdue=live and is_overdue(request.due_at, at),
+        original_due_at=request.original_due_at,
+        extended_at=request.extended_at,
+        extension_reason=request.extension_reason,
         approval_required=request.approval_required,
+        approved_at=request.approved_at,
+        rejected_at=request.rejected_at,
+        cancelled_at=request.cancelled_at,
+        held_at=request.held_at,
+        decision_reason=request.decision_reason,
         erasures=erasures,
         links=_links(request),
     )
@@ -176,15 +192,17 @@ def _erasures(session: Session, requests: list[uuid.UUID]) -> dict[uuid.UUID, li
         select(func.max(any_edition.edition)).where(any_edition.version_id == Erasure.version_id).scalar_subquery()
     )
     query = (
-        select(Erasure, Model.name, ModelVersion.number, AuditReport.id)
+        select(Erasure, Model.name, ModelVersion.number, AuditReport.id, batching.waiting())
         .join(Model, Model.id == Erasure.model_id)
         .outerjoin(ModelVersion, ModelVersion.id == Erasure.version_id)
         .outerjoin(AuditReport, (AuditReport.version_id == Erasure.version_id) & (AuditReport.edition == edition))
         .where(Erasure.request_id.in_(requests))
         .order_by(Erasure.id)
     )
+    rows = session.execute(query).all()
+    starts = batching.starting_by(session, {erasure.model_id for erasure, *_, waits in rows if waits}, now())
     answers: dict[uuid.UUID, list[ErasureAnswer]] = defaultdict(list)
-    for erasure, model, version, report in session.execute(query):
+    for erasure, model, version, report, waits in rows:
         answers[erasure.request_id].append(
             ErasureAnswer(
                 id=erasure.id,
@@ -194,6 +212,7 @@ def _erasures(session: Session, requests: list[uuid.UUID]) -> dict[uuid.UUID, li
                 version=version,
                 report=report,
                 reason=erasure.reason,
+                starts_by=starts.get(erasure.model_id) if waits else None,
                 finished_at=erasure.finished_at,
             )
         )

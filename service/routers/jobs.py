@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import uuid
+from collections import defaultdict
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Response, status
 from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
 
-from models.records import Event, EventSeal, Job, JobKind, JobStatus, Model, TrainingSet
-from service.deps import ReadSession
-from service.errors import NotFound, responses
+from models.base import now
+from models.deletion_request import LIVE
+from models.records import DeletionRequest, Erasure, Event, EventSeal, Job, JobKind, JobStatus, Model, TrainingSet
+from models.settling import settle
+from service import job_decisions
+from service.deps import CurrentSettings, ReadSession, WriteSession
+from service.due import days_left
+from service.errors import Conflict, NotFound, responses
 from service.paging import Page, Paged
-from service.schemas.common import NAME
+from service.schemas.common import NAME, OptionalReason
 from service.schemas.events import EventAnswer, event_answer
 from service.schemas.jobs import JobAnswer
 from service.security import AsOperator
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
+
+UNKNOWN = "There is no job of this id."
 
 
 def _jobs() -> Select[Job, str | None, str | None]:
@@ -31,11 +40,19 @@ def _jobs() -> Select[Job, str | None, str | None]:
 def _loaded(job_id: uuid.UUID, session: ReadSession) -> JobAnswer:
     found = session.execute(_jobs().where(Job.id == job_id)).one_or_none()
     if found is None:
-        raise NotFound("There is no job of this id.")
-    return _job(found[0], found[1], found[2])
+        raise NotFound(UNKNOWN)
+    return _answers(session, [(found[0], found[1], found[2])])[0]
+
+
+def _locked(job_id: uuid.UUID, session: WriteSession) -> Job:
+    found = session.scalars(select(Job).where(Job.id == job_id).with_for_update()).one_or_none()
+    if found is None:
+        raise NotFound(UNKNOWN)
+    return found
 
 
 LoadedJob = Annotated[JobAnswer, Depends(_loaded)]
+LockedJob = Annotated[Job, Depends(_locked)]
 
 
 @router.get("")
@@ -56,7 +73,7 @@ def list_jobs(
     if kind is not None:
         query = query.where(Job.kind == kind)
     rows, cursor = paging.cut(session, query, Job.id)
-    return Page(data=[_job(row[0], row[1], row[2]) for row in rows], next_cursor=cursor)
+    return Page(data=_answers(session, [(row[0], row[1], row[2]) for row in rows]), next_cursor=cursor)
 
 
 @router.get("/{job_id}", responses=responses(NotFound))
@@ -77,7 +94,54 @@ def list_events(_: AsOperator, job: LoadedJob, session: ReadSession, paging: Pag
     return Page(data=[event_answer(row[0], row[1]) for row in rows], next_cursor=cursor)
 
 
-def _job(job: Job, training_set: str | None, model: str | None) -> JobAnswer:
+@router.post("/{job_id}/cancel", status_code=status.HTTP_202_ACCEPTED, responses=responses(NotFound, Conflict))
+def cancel_job(
+    principal: AsOperator, job: LockedJob, session: WriteSession, body: OptionalReason | None = None
+) -> JobAnswer:
+    """Stop a job. Its deletion requests go on hold, still due; a training set or model that it was to make has failed."""
+    job_decisions.cancel(session, job, principal, body.reason if body else None)
+    return _written(session, job)
+
+
+@router.post("/{job_id}/retry", status_code=status.HTTP_202_ACCEPTED, responses=responses(NotFound, Conflict))
+def retry_job(
+    principal: AsOperator, job: LockedJob, settings: CurrentSettings, session: WriteSession, response: Response
+) -> JobAnswer:
+    """Try again what a job failed at: answers with the new job, which has a seed of its own."""
+    made = job_decisions.retry(session, settings, principal, job)
+    response.headers["Location"] = f"/v1/jobs/{made.id}"
+    return _written(session, made)
+
+
+def _written(session: Session, job: Job) -> JobAnswer:
+    settle(session)
+    session.refresh(job)
+    row = session.execute(_jobs().where(Job.id == job.id)).one()
+    return _answers(session, [(row[0], row[1], row[2])])[0]
+
+
+def _answers(session: Session, rows: list[tuple[Job, str | None, str | None]]) -> list[JobAnswer]:
+    served = _served(session, [job.id for job, _, _ in rows])
+    return [_job(job, training_set, model, served[job.id]) for job, training_set, model in rows]
+
+
+def _served(session: Session, jobs: list[uuid.UUID]) -> dict[uuid.UUID, list[DeletionRequest]]:
+    """The requests in each job, by id."""
+    query = (
+        select(Erasure.job_id, DeletionRequest)
+        .join(DeletionRequest, DeletionRequest.id == Erasure.request_id)
+        .where(Erasure.job_id.in_(jobs))
+        .order_by(DeletionRequest.id)
+    )
+    served: dict[uuid.UUID, list[DeletionRequest]] = defaultdict(list)
+    for job, request in session.execute(query):
+        if job is not None:
+            served[job].append(request)
+    return served
+
+
+def _job(job: Job, training_set: str | None, model: str | None, served: list[DeletionRequest]) -> JobAnswer:
+    due_at = min((request.due_at for request in served if request.status in LIVE), default=None)
     links = {"self": f"/v1/jobs/{job.id}", "events": f"/v1/jobs/{job.id}/events"}
     if model is not None:
         links["model"] = f"/v1/models/{model}"
@@ -93,6 +157,11 @@ def _job(job: Job, training_set: str | None, model: str | None) -> JobAnswer:
         progress=job.progress,
         eta_seconds=job.eta_seconds,
         attempts=job.attempts,
+        requests=[request.id for request in served],
+        due_at=due_at,
+        days_left=days_left(due_at, now()) if due_at is not None else None,
+        retry_of=job.retry_of_id,
+        cancel_requested_at=job.cancel_requested_at,
         worker=job.worker,
         error=job.error,
         seconds=job.seconds,

@@ -12,6 +12,7 @@ from service.deps import (
     LoadedModel,
     LoadedVersion,
     LockedModel,
+    ModelToRetire,
     ReadSession,
     VersionToChange,
     WriteSession,
@@ -20,6 +21,7 @@ from service.errors import Conflict, Gone, NotFound, Unprocessable, responses
 from service.paging import Page, Paged
 from service.registration import queue_audit, register_model
 from service.releases import quarantine_version, release_version
+from service.retiring import retire
 from service.schemas.common import Accepted, Reason
 from service.schemas.models import ModelAccepted, ModelAnswer, NewModel, VersionAnswer
 from service.security import AsCompliance, AsOperator
@@ -95,6 +97,13 @@ def audit(principal: AsOperator, model: LockedModel, settings: CurrentSettings, 
     """Audit the released version once more, with the controls and the signals that are still lawfully there."""
     job = queue_audit(session, settings, principal, model)
     return Accepted(id=job.id, kind=job.kind.value, status=job.status.value, created_at=job.created_at)
+
+
+@router.post("/{name}/retire", status_code=status.HTTP_202_ACCEPTED, responses=responses(NotFound, Conflict))
+def retire_model(principal: AsOperator, model: ModelToRetire, body: Reason, session: WriteSession) -> ModelAnswer:
+    """Take it out of service for good: requests that wait for it are not applicable to it, and its files are destroyed."""
+    retire(session, model, principal, body.reason)
+    return _model(model)
 
 
 def _versions(model: Model) -> Select[ModelVersion, int | None]:

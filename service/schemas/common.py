@@ -49,6 +49,10 @@ class Reason(Body):
     reason: LongText = Field(description="Why; it stays in the event log. Name no person in it.")
 
 
+class OptionalReason(Body):
+    reason: LongText | None = Field(default=None, description="Why; it stays in the event log. Name no person in it.")
+
+
 class Accepted(Answer):
     """A job that was queued with the record."""
 

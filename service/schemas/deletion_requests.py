@@ -46,6 +46,9 @@ class ErasureAnswer(Answer):
     version: int | None = Field(description="Number of the version that has forgotten the samples.")
     report: uuid.UUID | None = Field(description="Newest audit report of that version.")
     reason: str | None
+    starts_by: datetime | None = Field(
+        description="Where the model gathers requests and this one waits: when they become a job at the latest."
+    )
     finished_at: datetime | None
 
 
@@ -63,7 +66,19 @@ class RequestSummary(Answer):
     days_left: int | None = Field(
         description="Calendar days until it is due; negative when overdue, null once it ended."
     )
+    due_soon: bool = Field(description="Due within seven days, and not ended.")
+    overdue: bool = Field(description="Past its due date, and not ended.")
+    original_due_at: datetime | None = Field(description="Before the period was extended.")
+    extended_at: datetime | None
+    extension_reason: str | None
     approval_required: bool
+    approved_at: datetime | None
+    rejected_at: datetime | None
+    cancelled_at: datetime | None
+    held_at: datetime | None
+    decision_reason: str | None = Field(
+        description="Of the last hold, resumption, cancellation, approval or rejection."
+    )
     erasures: list[ErasureAnswer]
     links: Links
 

@@ -35,10 +35,12 @@ ALLOWED: dict[type[Any], set[tuple[StrEnum, StrEnum]]] = {
     TrainingSet: {
         (TrainingSetStatus.REGISTERING, TrainingSetStatus.READY),
         (TrainingSetStatus.REGISTERING, TrainingSetStatus.FAILED),
+        (TrainingSetStatus.FAILED, TrainingSetStatus.REGISTERING),
     },
     Model: {
         (ModelStatus.TRAINING, ModelStatus.READY),
         (ModelStatus.TRAINING, ModelStatus.FAILED),
+        (ModelStatus.FAILED, ModelStatus.TRAINING),
         (ModelStatus.READY, ModelStatus.WITHDRAWN),
         (ModelStatus.READY, ModelStatus.RETIRED),
         (ModelStatus.WITHDRAWN, ModelStatus.READY),

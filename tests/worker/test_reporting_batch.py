@@ -52,6 +52,7 @@ from worker.plans import make_plan
 from worker.reporting.audits import DocumentDamaged, load_document
 
 ROWS, REFERENCES = 1797, 16
+WEIGHTS = b"weights that were made to forget"
 OPERATOR = Principal(key_id="0f9a6c2b", role="operator", application_id=None)  # type: ignore[arg-type]
 Json = dict[str, Any]
 
@@ -178,15 +179,22 @@ class Batch:
 
     def unlearn(self) -> None:
         """Plan and claim the job, then finish it with the recorded result."""
+        self.end(*self.begin())
+
+    def begin(self) -> tuple[Claim, Path]:
+        """The claimed job, and the folder with its plan and what its pipeline has written."""
         assert planning.plan(self.database, self.settings) == 1
         taken = self._claimed(JobKind.UNLEARN)
         folder = artifacts.staging(self.settings.data_dir, taken.job.id, taken.token)
         folder.mkdir(parents=True)
         with self.database.read() as session:
             (folder / PLAN_FILE).write_text(dump(make_plan(session, self.settings, taken.job, folder)))
-        content = b"weights that were made to forget"
-        (folder / finish.CHECKPOINT).write_bytes(content)
-        checkpoint = OutputFile(finish.CHECKPOINT, hashlib.sha256(content).hexdigest(), len(content))
+        (folder / finish.CHECKPOINT).write_bytes(WEIGHTS)
+        return taken, folder
+
+    def end(self, taken: Claim, folder: Path) -> None:
+        """Commit the recorded result."""
+        checkpoint = OutputFile(finish.CHECKPOINT, hashlib.sha256(WEIGHTS).hexdigest(), len(WEIGHTS))
         result: Result = dataclasses.replace(self.result, files=[checkpoint])
         finish.finish(self.database, self.settings, taken, folder, result)
 
@@ -204,6 +212,7 @@ class Batch:
         destroying.destroy_versions(self.database, self.settings)
         erasing.erase_signals(self.database, self.settings)
         erasing.erase_samples(self.database, self.settings)
+        destroying.destroy_signals(self.database, self.settings)
         sealing.seal_events(self.database)
         for _ in range(certifying.plan_documents(self.database, self.settings)):
             taken = self._claimed(JobKind.CERTIFY)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
+from sqlalchemy import update
 from sqlalchemy.orm import Session
 
 from models import holdings
@@ -14,6 +15,7 @@ from models.parameters import Policy
 from models.records import (
     Erasure,
     ErasureStatus,
+    Job,
     Model,
     ModelStatus,
     ModelVersion,
@@ -48,6 +50,7 @@ def unlearn(session: Session, finished: Finished) -> None:
     session.add(version)
     session.flush()
     session.add(audit_report(finished, version))
+    session.execute(update(Job).where(Job.id == taken.job.id).values(measured=_measured(outcome)))
     if decision.released:
         release(session, model, version, actor=taken.actor, reason=None)
         _finish_erasures(session, finished, erasures, version, ErasureStatus.DONE)
@@ -70,6 +73,15 @@ def unlearn(session: Session, finished: Finished) -> None:
             method=IN_MEMORY,
             verified=True,  # the supervisor has seen it end before anything is committed
         )
+
+
+def _measured(outcome: dict[str, Any]) -> dict[str, Any]:
+    """What estimates for later requests rest on; accuracies, 0..1, are those on never-trained controls."""
+    return {
+        "forget": outcome["forget"],
+        "accuracy_before": outcome["before"]["utility"]["controls"],
+        "accuracy_after": outcome["after"]["utility"]["controls"],
+    }
 
 
 def _quarantine(session: Session, finished: Finished, model: Model, version: ModelVersion, decision: gate.Gate) -> None:

@@ -41,6 +41,7 @@ from worker.reporting.issuing import Written, head, issue, signing_key
 MOST_CHECKPOINTS = 32  # that an envelope signs; the document holds the sha256 of each in any case
 GONE = {
     "signals.erased": "reference signals",
+    "signals.destroyed": "reference signals",
     "samples.erased": "pixels and names",
     "controls.erased": "controls",
     "adversarial_set.gone": "adversarial set",
@@ -174,7 +175,8 @@ def _destroyed(session: Session, request: DeletionRequest, erasures: list[Any], 
             Event.name == "version.destroyed",
             Event.data["version"].as_integer().in_(numbers),
         )
-        which = or_(of_erasure, of_versions)
+        of_model = and_(Event.record == "model", Event.record_id == str(model.id), Event.name == "signals.destroyed")
+        which = or_(of_erasure, of_versions, of_model)
         version = _evidence(session, erasure, samples)
         if version is not None:
             of_job = and_(
