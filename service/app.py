@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
 from models.log import configure_logging
-from models.secrets import API_KEY_PEPPER, SUPPRESSION, load_or_create
+from models.secrets import API_KEY_PEPPER, SUPPRESSION, WEBHOOK_KEY, load_or_create
 from models.session import Database
 from models.settings import Settings, get_settings
 from service import errors, schema
@@ -28,7 +28,9 @@ from service.routers import (
     models,
     reports,
     training_sets,
+    webhooks,
 )
+from service.targets import Targets
 
 DESCRIPTION = """Makes trained image classifiers forget. An application posts a deletion request that names training
 images; the service unlearns them from every model that was trained on them, measures what is left with membership
@@ -66,6 +68,7 @@ def create_app(settings: Settings | None = None, *, dispatch: bool = True) -> Fa
         jobs.router,
         reports.router,
         events.router,
+        webhooks.router,
         jwks.router,
         health.router,
     ):
@@ -90,15 +93,22 @@ def _open(app: FastAPI, settings: Settings) -> None:
     app.state.database = database
     app.state.pepper = load_or_create(settings.secrets, API_KEY_PEPPER)
     app.state.suppression_key = load_or_create(settings.secrets, SUPPRESSION)
-    app.state.dispatcher = None
+    app.state.webhook_key = load_or_create(settings.secrets, WEBHOOK_KEY)
+    app.state.targets = Targets(settings.allowed_networks)
+    app.state.dispatcher = app.state.sender = None
     if app.state.dispatch:
         from service.dispatcher import Dispatcher  # brings Celery, which an API without a dispatcher does without
+        from service.sending import Sender
 
+        app.state.sender = Sender(database, app.state.webhook_key, app.state.targets, further_ca=settings.webhook_ca)
         app.state.dispatcher = Dispatcher(database, settings)
         app.state.dispatcher.start()
+        app.state.sender.start()
 
 
 def _close(app: FastAPI) -> None:
+    if app.state.sender is not None:
+        app.state.sender.stop()
     if app.state.dispatcher is not None:
         app.state.dispatcher.stop()
     app.state.database.dispose()
