@@ -106,6 +106,10 @@ class Exchange:
                 self._handle = None
 
 
+class _NoTLS(httpcore.ConnectError):
+    """The address answered, and what it presented was not what TLS asks for."""
+
+
 class _Pinned(httpcore.NetworkBackend):
     """Connects to the addresses that were checked, whatever the host's name means by now."""
 
@@ -156,7 +160,11 @@ class _Timed(httpcore.NetworkStream):
     def start_tls(
         self, ssl_context: ssl.SSLContext, server_hostname: str | None = None, timeout: float | None = None
     ) -> httpcore.NetworkStream:
-        stream = self._stream.start_tls(ssl_context, server_hostname, self._exchange.left(timeout))
+        try:
+            stream = self._stream.start_tls(ssl_context, server_hostname, self._exchange.left(timeout))
+        except httpcore.ConnectError as error:
+            unknown = isinstance(error.__cause__, ssl.SSLCertVerificationError)
+            raise _NoTLS("the TLS certificate is not valid for this host" if unknown else "TLS failed") from error
         return _Timed(stream, self._exchange)
 
     def get_extra_info(self, info: str) -> Any:
@@ -171,10 +179,8 @@ def _shut(connection: socket.socket) -> None:
 
 
 def _why(error: Exception) -> str:
-    if isinstance(error.__cause__, ssl.SSLCertVerificationError):
-        return "the TLS certificate is not valid for this host"
-    if isinstance(error.__cause__, ssl.SSLError):
-        return "TLS failed"
+    if isinstance(error, _NoTLS):
+        return str(error)
     if isinstance(error, httpcore.ConnectTimeout):
         return "no connection in time"
     if isinstance(error, httpcore.TimeoutException):
@@ -195,6 +201,6 @@ def _retry_after(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
         return float(value[:9])
     try:
         at = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):  # whatever a receiver thinks of
         return None
     return max(0.0, ((at if at.tzinfo else at.replace(tzinfo=UTC)) - datetime.now(UTC)).total_seconds())

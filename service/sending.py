@@ -134,6 +134,9 @@ class Sender:
             return Outcome(time.monotonic() - begun, error=str(error))
         except Unanswered as error:
             return None if self._stop.is_set() else Outcome(time.monotonic() - begun, error=str(error))
+        except Exception:  # counted like any failure: it must not be tried for ever
+            log.error("webhooks.attempt_broke", webhook=str(claim.webhook_id), number=claim.number, exc_info=True)
+            return Outcome(time.monotonic() - begun, error="an error of the service, which its log holds")
         finally:
             with self._lock:
                 self._exchanges.discard(exchange)
