@@ -42,7 +42,8 @@ Every answer that is not a success is `application/problem+json` (RFC 9457), who
 def create_app(settings: Settings | None = None, *, dispatch: bool = True) -> FastAPI:
     """The application; ``dispatch=False`` leaves planning and hints to another process.
 
-    At start-up raises schema.WrongSchema where the database is not at this release's schema.
+    At start-up raises schema.WrongSchema where the database is not at this release's schema, and with ``dispatch``
+    posting.UnusableAuthority where AMUN_WEBHOOK_CA names no file of certificates.
     """
     settings = settings or get_settings()
     configure_logging()
@@ -122,7 +123,13 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     """FastAPI's document, with its own form of validation errors replaced by the problems that are really sent."""
     if app.openapi_schema is not None:
         return app.openapi_schema
-    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        routes=app.routes,
+        webhooks=webhooks.messages.routes,
+    )
     schemas = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
@@ -135,5 +142,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                 answers.update({str(status): answer for status, answer in common.items()})
             elif "422" in answers:
                 del answers["422"]
+    for methods in document["webhooks"].values():
+        for operation in methods.values():
+            del operation["responses"]["422"]
     app.openapi_schema = document
     return document

@@ -22,6 +22,10 @@ CONNECT_SECONDS = 5.0
 TOTAL_SECONDS = 10.0
 
 
+class UnusableAuthority(RuntimeError):
+    """The file of a further CA is missing or holds none."""
+
+
 class Unanswered(Exception):
     """No answer came; the text says why in a few words of this service's own."""
 
@@ -37,11 +41,14 @@ class Reply:
 def tls_context(further_ca: Path | None) -> ssl.SSLContext:
     """Verifies host names by the usual CAs and ``further_ca``; no environment variable changes that.
 
-    Raises OSError or ssl.SSLError where the file holds no certificate.
+    Raises UnusableAuthority where the file holds no certificate.
     """
     context = httpx.create_ssl_context(trust_env=False)
     if further_ca is not None:
-        context.load_verify_locations(cafile=further_ca)
+        try:
+            context.load_verify_locations(cafile=further_ca)
+        except OSError as error:  # ssl.SSLError is one
+            raise UnusableAuthority(f"AMUN_WEBHOOK_CA: no certificate can be read from {further_ca}") from error
     return context
 
 

@@ -32,7 +32,7 @@ log = structlog.get_logger(__name__)
 class Sender:
     """Sends pending deliveries. ``schedule`` is the seconds to wait after each failed attempt.
 
-    Raises OSError or ssl.SSLError where ``further_ca`` is no file of certificates.
+    Raises posting.UnusableAuthority where ``further_ca`` is no file of certificates.
     """
 
     def __init__(

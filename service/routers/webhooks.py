@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response, status
+from fastapi import APIRouter, Header, Query, Response, status
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
@@ -18,6 +18,7 @@ from service.schemas.webhooks import (
     AttemptAnswer,
     DeliveryAnswer,
     DeliverySummary,
+    Message,
     MessageType,
     WebhookAnswer,
     WebhookWithSecret,
@@ -26,6 +27,7 @@ from service.security import AsApplication
 from service.webhooks import CheckedWebhook, DeliveryNumber, LoadedWebhook, LockedWebhook, delivery_numbered
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
+messages = APIRouter(tags=["webhooks"])  # for the documentation alone: what a receiver is posted
 
 
 @router.post("", status_code=status.HTTP_201_CREATED, responses=responses(Conflict, Unprocessable))
@@ -118,6 +120,21 @@ def redeliver(
     """Send a message once more, under the same `webhook-id`, as a new delivery."""
     earlier = delivery_numbered(session, webhook, number)
     return DeliverySummary(**_delivery(webhooks.send_again(session, webhook, earlier), []))
+
+
+@messages.post("message", status_code=status.HTTP_204_NO_CONTENT)
+def receive_message(
+    body: Message,
+    webhook_id: Annotated[str, Header(description="The same in every attempt: a message seen before is a repetition.")],
+    webhook_timestamp: Annotated[str, Header(description="Seconds since 1970 of the attempt.")],
+    webhook_signature: Annotated[
+        str, Header(description="`v1,…` over id, timestamp and body (standardwebhooks.com); two during a rotation.")
+    ],
+) -> None:
+    """Answer with any 2xx within 10 seconds. Else it is tried again over three days; 410 disables the webhook.
+
+    Messages come at least once, in no certain order, and hold ids and paths: fetch what you need to know.
+    """
 
 
 def _webhook(webhook: Webhook) -> dict[str, Any]:

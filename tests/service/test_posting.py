@@ -16,7 +16,7 @@ import pytest
 
 from models.base import now
 from service import posting
-from service.posting import Exchange, Reply, Unanswered, tls_context
+from service.posting import Exchange, Reply, Unanswered, UnusableAuthority, tls_context
 from service.targets import Targets
 from tests.service.receiver import Authority, Receiver, make_authority, receiver
 
@@ -211,3 +211,12 @@ def test_a_date_to_wait_for_is_seconds_from_now(plain: Receiver) -> None:
     reply = post(f"http://{HOST}:{plain.port}/")
     assert reply.status_code == 503
     assert reply.retry_after == pytest.approx(600, abs=5)
+
+
+@pytest.mark.parametrize("content", [None, b"", b"-----BEGIN CERTIFICATE-----\nnonsense\n"])
+def test_a_file_without_a_certificate_is_told_by_its_name(content: bytes | None, tmp_path: Path) -> None:
+    file = tmp_path / "further.pem"
+    if content is not None:
+        file.write_bytes(content)
+    with pytest.raises(UnusableAuthority, match=r"AMUN_WEBHOOK_CA.*further\.pem"):
+        tls_context(file)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import base64
+import json
+import re
 import uuid
 from typing import Any
 
@@ -13,6 +15,7 @@ from starlette.testclient import TestClient
 from models.base import now
 from models.records import Base, DeliveryStatus, Event, Role, Webhook, WebhookAttempt, WebhookDelivery
 from models.session import Database
+from service.schemas.webhooks import MessageType
 from service.targets import Targets
 from service.webhooks import MOST_WEBHOOKS
 from tests.service.conftest import Headers, World
@@ -245,3 +248,18 @@ def test_what_is_decided_about_a_webhook_is_in_the_log_and_its_url_is_not(
         everything = str(session.execute(text("SELECT * FROM events")).all())
     for hidden in ("hooks.example", "only-theirs", webhook["secret"]):
         assert hidden not in everything
+
+
+def test_the_documentation_says_what_a_receiver_is_posted(client: TestClient) -> None:
+    document = client.get("/openapi.json").json()
+    operation = document["webhooks"]["message"]["post"]
+    assert {each["name"] for each in operation["parameters"]} == {
+        "webhook-id",
+        "webhook-timestamp",
+        "webhook-signature",
+    }
+    schemas = document["components"]["schemas"]
+    assert schemas["Message"].keys() >= {"properties", "required"}
+    assert set(schemas["MessageType"]["enum"]) == {each.value for each in MessageType}
+    references = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
+    assert references <= set(schemas)
