@@ -14,6 +14,7 @@ from models.artifacts import sync_folder
 API_KEY_PEPPER = "api-key-pepper"  # API keys and fingerprints of bodies
 SAMPLE_REFERENCES = "sample-reference-key"  # pseudonyms of samples in reports
 SUPPRESSION = "suppression-key"  # names of erased samples
+WEBHOOK_KEY = "webhook-key"  # the signing secret of each webhook follows from it
 
 
 class UnusableSecret(RuntimeError):

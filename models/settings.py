@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from functools import lru_cache
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Literal
 
@@ -46,11 +47,25 @@ class Settings(BaseSettings):
         default=24 * 3600, gt=0, description="A job that runs longer is stopped and fails."
     )
     body_limit: int = Field(default=1024 * 1024, gt=0, description="Bytes of a request body.")
+    webhook_networks: str = Field(
+        default="", description="Private networks that webhooks may lie in, as CIDRs with commas; default: none."
+    )
+    webhook_ca: Path | None = Field(default=None, description="PEM file of a further CA that webhooks may rest on.")
 
-    @field_validator("data_dir", "secrets_dir", "import_root")
+    @field_validator("data_dir", "secrets_dir", "import_root", "webhook_ca")
     @classmethod
     def absolute(cls, path: Path | None) -> Path | None:
         return path.expanduser().absolute() if path is not None else None
+
+    @field_validator("webhook_networks")
+    @classmethod
+    def networks(cls, listed: str) -> str:
+        _networks(listed)
+        return listed
+
+    @property
+    def allowed_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:
+        return _networks(self.webhook_networks)
 
     @property
     def database(self) -> str:
@@ -63,6 +78,10 @@ class Settings(BaseSettings):
     @property
     def pipeline_command(self) -> list[str]:
         return shlex.split(self.pipeline) if self.pipeline else [sys.executable, "-m", "worker.pipeline"]
+
+
+def _networks(listed: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    return tuple(ip_network(each.strip()) for each in listed.split(",") if each.strip())
 
 
 @lru_cache(maxsize=1)

@@ -22,7 +22,7 @@ class DeliveryStatus(StrEnum):
 
 
 class Webhook(Base):
-    """An address of an application. Its signing secret is derived from a key file and this id: no row holds it."""
+    """An address of an application. Its secret is derived from a key file, this id and the generation: no row holds it."""
 
     __tablename__ = "webhooks"
 
@@ -30,6 +30,8 @@ class Webhook(Base):
     application_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("applications.id"), index=True)
     url: Mapped[str] = mapped_column(Text)
     events: Mapped[list[Any]]  # types of messages; empty: all
+    secret_generation: Mapped[int] = mapped_column(default=0)  # counts the rotations
+    previous_secret_until: Mapped[datetime | None]  # messages are signed with the one before, too
     created_at: Mapped[datetime] = mapped_column(default=now)
     disabled_at: Mapped[datetime | None]
     disabled_reason: Mapped[str | None] = mapped_column(Text)
@@ -45,7 +47,9 @@ class WebhookDelivery(Base):
     __table_args__ = (
         UniqueConstraint("webhook_id", "event_id", "type"),
         Index(
+            # What is due is looked up webhook by webhook: the backlog of one is never read for another.
             "ix_webhook_deliveries_due",
+            "webhook_id",
             "next_attempt_at",
             sqlite_where=text("status = 'pending'"),
             postgresql_where=text("status = 'pending'"),

@@ -12,7 +12,7 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
 from models.log import configure_logging
-from models.secrets import API_KEY_PEPPER, SUPPRESSION, load_or_create
+from models.secrets import API_KEY_PEPPER, SUPPRESSION, WEBHOOK_KEY, load_or_create
 from models.session import Database
 from models.settings import Settings, get_settings
 from service import errors, schema
@@ -29,7 +29,9 @@ from service.routers import (
     reports,
     request_decisions,
     training_sets,
+    webhooks,
 )
+from service.targets import Targets
 
 ROUTERS = (
     training_sets.router,
@@ -41,6 +43,7 @@ ROUTERS = (
     jobs.router,
     reports.router,
     events.router,
+    webhooks.router,
     jwks.router,
     health.router,
 )
@@ -55,7 +58,8 @@ Every answer that is not a success is `application/problem+json` (RFC 9457), who
 def create_app(settings: Settings | None = None, *, dispatch: bool = True) -> FastAPI:
     """The application; ``dispatch=False`` leaves planning and hints to another process.
 
-    At start-up raises schema.WrongSchema where the database is not at this release's schema.
+    At start-up raises schema.WrongSchema where the database is not at this release's schema, and with ``dispatch``
+    posting.UnusableAuthority where AMUN_WEBHOOK_CA names no file of certificates.
     """
     settings = settings or get_settings()
     configure_logging()
@@ -97,15 +101,22 @@ def _open(app: FastAPI, settings: Settings) -> None:
     app.state.database = database
     app.state.pepper = load_or_create(settings.secrets, API_KEY_PEPPER)
     app.state.suppression_key = load_or_create(settings.secrets, SUPPRESSION)
-    app.state.dispatcher = None
+    app.state.webhook_key = load_or_create(settings.secrets, WEBHOOK_KEY)
+    app.state.targets = Targets(settings.allowed_networks)
+    app.state.dispatcher = app.state.sender = None
     if app.state.dispatch:
         from service.dispatcher import Dispatcher  # brings Celery, which an API without a dispatcher does without
+        from service.sending import Sender
 
+        app.state.sender = Sender(database, app.state.webhook_key, app.state.targets, further_ca=settings.webhook_ca)
         app.state.dispatcher = Dispatcher(database, settings)
         app.state.dispatcher.start()
+        app.state.sender.start()
 
 
 def _close(app: FastAPI) -> None:
+    if app.state.sender is not None:
+        app.state.sender.stop()
     if app.state.dispatcher is not None:
         app.state.dispatcher.stop()
     app.state.database.dispose()
@@ -119,7 +130,13 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     """FastAPI's document, with its own form of validation errors replaced by the problems that are really sent."""
     if app.openapi_schema is not None:
         return app.openapi_schema
-    document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+    document = get_openapi(
+        title=app.title,
+        version=app.version,
+        description=app.description,
+        routes=app.routes,
+        webhooks=webhooks.messages.routes,
+    )
     schemas = document["components"]["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
@@ -132,5 +149,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
                 answers.update({str(status): answer for status, answer in common.items()})
             elif "422" in answers:
                 del answers["422"]
+    for methods in document["webhooks"].values():
+        for operation in methods.values():
+            del operation["responses"]["422"]
     app.openapi_schema = document
     return document

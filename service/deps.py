@@ -37,10 +37,16 @@ def _suppression_key(request: Request) -> bytes:
     return key
 
 
+def _webhook_key(request: Request) -> bytes:
+    key: bytes = request.app.state.webhook_key
+    return key
+
+
 CurrentSettings = Annotated[Settings, Depends(_settings)]
 CurrentDatabase = Annotated[Database, Depends(_database)]
 Pepper = Annotated[bytes, Depends(_pepper)]
 SuppressionKey = Annotated[bytes, Depends(_suppression_key)]
+WebhookKey = Annotated[bytes, Depends(_webhook_key)]
 
 
 def _read(database: CurrentDatabase) -> Iterator[Session]:

@@ -1,4 +1,4 @@
-"""One thread in whichever API process holds the lease: plan, hint, sweep, destroy, erase, certify, remind, seal."""
+"""One thread in whichever API process holds the lease: plan, hint, sweep, destroy, erase, certify, remind, seal, tell."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from models.queue import celery_app
 from models.records import Lease
 from models.session import Database, current_time
 from models.settings import Settings
-from service import certifying, destroying, erasing, hinting, planning, reminding, sealing, sweeping
+from service import certifying, destroying, erasing, hinting, outbox, planning, reminding, sealing, sweeping
 
 LEASE = "dispatcher"
 LEASE_SECONDS = 15.0
@@ -72,6 +72,7 @@ class Dispatcher:
         self._duty("documents", lambda: certifying.plan_documents(self.database, self.settings))
         self._duty("remind", lambda: reminding.remind(self.database))
         self._duty("seal", lambda: sealing.seal_events(self.database))
+        self._duty("webhooks", lambda: outbox.fan_out(self.database))
         if time.monotonic() >= self._orphans_at:
             self._orphans_at = time.monotonic() + ORPHAN_SECONDS
             self._duty("orphans", lambda: sweeping.orphaned_files(self.database, self.settings))

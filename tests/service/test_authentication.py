@@ -63,8 +63,22 @@ ROLES = {
     ("GET", "/v1/reports/{report_id}/bundle"): {COMPLIANCE, OPERATOR},
     ("GET", "/v1/events"): {COMPLIANCE, OPERATOR},
     ("GET", "/v1/events/verify"): {COMPLIANCE, OPERATOR},
+    ("POST", "/v1/webhooks"): {APPLICATION},
+    ("GET", "/v1/webhooks"): {APPLICATION},
+    ("GET", "/v1/webhooks/{webhook_id}"): {APPLICATION},
+    ("DELETE", "/v1/webhooks/{webhook_id}"): {APPLICATION},
+    ("POST", "/v1/webhooks/{webhook_id}/enable"): {APPLICATION},
+    ("POST", "/v1/webhooks/{webhook_id}/rotate-secret"): {APPLICATION},
+    ("POST", "/v1/webhooks/{webhook_id}/test"): {APPLICATION},
+    ("GET", "/v1/webhooks/{webhook_id}/deliveries"): {APPLICATION},
+    ("GET", "/v1/webhooks/{webhook_id}/deliveries/{number}"): {APPLICATION},
+    ("POST", "/v1/webhooks/{webhook_id}/deliveries/{number}/redeliver"): {APPLICATION},
 }
 
+# Of every parameter in a path: what names no record.
+NOTHING = {"name": "nothing", "number": 1} | {
+    f"{record}_id": uuid.uuid4() for record in ("request", "job", "report", "webhook")
+}
 OPEN = ("/healthz", "/readyz", "/.well-known/jwks.json")
 
 
@@ -116,7 +130,7 @@ def test_a_role_gets_in_exactly_where_it_is_declared(
     compliance: dict[str, str],
     shop: dict[str, str],
 ) -> None:
-    url = path.format(name="nothing", number=1, request_id=uuid.uuid4(), job_id=uuid.uuid4(), report_id=uuid.uuid4())
+    url = path.format_map(NOTHING)
     for role, headers in ((OPERATOR, operator), (COMPLIANCE, compliance), (APPLICATION, shop)):
         status = client.request(method, url, headers=headers).status_code
         assert (status != 403) == (role in ROLES[method, path]), role
@@ -125,7 +139,7 @@ def test_a_role_gets_in_exactly_where_it_is_declared(
 
 @pytest.mark.parametrize(("method", "path"), ROLES, ids=lambda part: part)
 def test_no_route_answers_without_a_key(method: str, path: str, client: TestClient) -> None:
-    url = path.format(name="nothing", number=1, request_id=uuid.uuid4(), job_id=uuid.uuid4(), report_id=uuid.uuid4())
+    url = path.format_map(NOTHING)
     answer = client.request(method, url)
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
