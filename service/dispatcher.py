@@ -17,7 +17,7 @@ from models.queue import celery_app
 from models.records import Lease
 from models.session import Database, current_time
 from models.settings import Settings
-from service import certifying, destroying, erasing, hinting, planning, sealing, sweeping
+from service import certifying, destroying, erasing, hinting, planning, sealing, sweeping, uploads
 
 LEASE = "dispatcher"
 LEASE_SECONDS = 15.0
@@ -68,11 +68,13 @@ class Dispatcher:
         self._duty("signals", lambda: erasing.erase_signals(self.database, self.settings))
         self._duty("controls", lambda: erasing.erase_controls(self.database, self.settings))
         self._duty("samples", lambda: erasing.erase_samples(self.database, self.settings))
+        self._duty("uploads", lambda: uploads.destroy_uploads(self.database, self.settings))
         self._duty("documents", lambda: certifying.plan_documents(self.database, self.settings))
         self._duty("seal", lambda: sealing.seal_events(self.database))
         if time.monotonic() >= self._orphans_at:
             self._orphans_at = time.monotonic() + ORPHAN_SECONDS
             self._duty("orphans", lambda: sweeping.orphaned_files(self.database, self.settings))
+            self._duty("strays", lambda: uploads.remove_strays(self.database, self.settings))
 
     def _loop(self) -> None:
         while not self._stop.is_set():

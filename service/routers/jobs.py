@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import uuid
-from typing import Annotated
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Header, Query, Request
 from sqlalchemy import Select, select
 
 from models.records import Event, EventSeal, Job, JobKind, JobStatus, Model, TrainingSet
-from service.deps import ReadSession
+from service import following
+from service.deps import CurrentDatabase, ReadSession
 from service.errors import NotFound, responses
+from service.following import EventStream, Follower, Streams
 from service.paging import Page, Paged
 from service.schemas.common import NAME
 from service.schemas.events import EventAnswer, event_answer
@@ -65,9 +68,45 @@ def get_job(_: AsOperator, job: LoadedJob) -> JobAnswer:
     return job
 
 
-@router.get("/{job_id}/events", responses=responses(NotFound))
-def list_events(_: AsOperator, job: LoadedJob, session: ReadSession, paging: Paged) -> Page[EventAnswer]:
-    """What happened to the job, oldest first. An event appears here once it is sealed, a moment after it happened."""
+async def _place(request: Request) -> AsyncIterator[Streams | None]:
+    """A place for a live stream where the caller asks for one; given back once the answer has ended, however it ends."""
+    if not following.wanted(",".join(request.headers.getlist("accept"))):
+        yield None
+        return
+    streams: Streams = request.app.state.streams
+    streams.take()
+    try:
+        yield streams
+    finally:
+        streams.give_back()
+
+
+@router.get(
+    "/{job_id}/events",
+    response_model=Page[EventAnswer],
+    responses={200: {"content": {following.STREAM: {"schema": {"type": "string"}}}}, **responses(NotFound)},
+)
+def list_events(
+    principal: AsOperator,
+    job: LoadedJob,
+    database: CurrentDatabase,
+    session: ReadSession,
+    paging: Paged,
+    request: Request,
+    streams: Annotated[Streams | None, Depends(_place)],
+    last_event_id: Annotated[
+        str | None, Header(alias="Last-Event-ID", pattern=r"^[0-9]{1,18}$", description="Of a stream that broke off.")
+    ] = None,
+) -> Any:
+    """What happened to the job, oldest first. An event appears here once it is sealed, a moment after it happened.
+
+    With `Accept: text/event-stream` it is a live stream: each event with its position as `id`, `progress` whenever it
+    changes, and `end` with the job, after which the stream closes: close it too, or an `EventSource` starts anew.
+    """
+    if streams is not None:
+        after = following.position_after(session, job.id, last_event_id)
+        follower = Follower(database, principal, job.id, _loaded)
+        return EventStream(following.follow(follower, streams, after, request.state.trace_id))
     query = (
         select(Event, EventSeal)
         .join(EventSeal, EventSeal.event_id == Event.id)

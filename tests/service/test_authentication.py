@@ -43,6 +43,10 @@ ROLES = {
     ("GET", "/v1/deletion-requests/{request_id}/certificate"): {APPLICATION, COMPLIANCE},
     ("GET", "/v1/deletion-requests/{request_id}/certificate/pdf"): {APPLICATION, COMPLIANCE},
     ("GET", "/v1/deletion-requests/{request_id}/certificate/bundle"): {APPLICATION, COMPLIANCE},
+    ("PUT", "/v1/uploads/{sha256}"): {OPERATOR},
+    ("GET", "/v1/uploads"): {OPERATOR},
+    ("GET", "/v1/uploads/{sha256}"): {OPERATOR},
+    ("DELETE", "/v1/uploads/{sha256}"): {OPERATOR},
     ("GET", "/v1/jobs"): {OPERATOR},
     ("GET", "/v1/jobs/{job_id}"): {OPERATOR},
     ("GET", "/v1/jobs/{job_id}/events"): {OPERATOR},
@@ -98,6 +102,12 @@ def test_the_documentation_knows_every_route(sqlite_settings: Settings) -> None:
     assert documented == set(ROLES) | {("GET", path) for path in OPEN}
 
 
+def _url(path: str) -> str:
+    """A path of records that do not exist."""
+    ids = {name: uuid.uuid4() for name in ("request_id", "job_id", "report_id")}
+    return path.format(name="nothing", number=1, sha256="0" * 64, **ids)
+
+
 @pytest.mark.parametrize(("method", "path"), ROLES, ids=lambda part: part)
 def test_a_role_gets_in_exactly_where_it_is_declared(
     method: str,
@@ -107,7 +117,9 @@ def test_a_role_gets_in_exactly_where_it_is_declared(
     compliance: dict[str, str],
     shop: dict[str, str],
 ) -> None:
-    url = path.format(name="nothing", number=1, request_id=uuid.uuid4(), job_id=uuid.uuid4(), report_id=uuid.uuid4())
+    url = path.format(
+        name="nothing", number=1, request_id=uuid.uuid4(), job_id=uuid.uuid4(), report_id=uuid.uuid4(), sha256="0" * 64
+    )
     for role, headers in ((OPERATOR, operator), (COMPLIANCE, compliance), (APPLICATION, shop)):
         status = client.request(method, url, headers=headers).status_code
         assert (status != 403) == (role in ROLES[method, path]), role
@@ -116,7 +128,9 @@ def test_a_role_gets_in_exactly_where_it_is_declared(
 
 @pytest.mark.parametrize(("method", "path"), ROLES, ids=lambda part: part)
 def test_no_route_answers_without_a_key(method: str, path: str, client: TestClient) -> None:
-    url = path.format(name="nothing", number=1, request_id=uuid.uuid4(), job_id=uuid.uuid4(), report_id=uuid.uuid4())
+    url = path.format(
+        name="nothing", number=1, request_id=uuid.uuid4(), job_id=uuid.uuid4(), report_id=uuid.uuid4(), sha256="0" * 64
+    )
     answer = client.request(method, url)
     assert answer.status_code == 401
     assert answer.headers["WWW-Authenticate"].startswith("Bearer")
