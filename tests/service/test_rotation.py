@@ -131,7 +131,8 @@ def in_another_process(settings: Settings, *arguments: str) -> str:
     return done.stdout
 
 
-def test_the_commands_make_follow_and_revoke_a_key_of_a_running_server(settings: Settings, database: Database) -> None:
+def test_the_commands_make_follow_and_revoke_a_key_of_a_running_server(sqlite_settings: Settings) -> None:
+    settings, database = sqlite_settings, Database(sqlite_settings.database)
     with serving(settings) as (_, url):
 
         def status(secret: str) -> int:
