@@ -17,7 +17,7 @@ RUN pip install --no-deps --no-build-isolation .
 ENV PYTHONPATH=/opt/amun
 USER amun
 EXPOSE 8000
-CMD ["uvicorn", "service.app:create_app", "--factory", "--host", "0.0.0.0", "--port", "8000", "--no-access-log"]
+CMD ["uvicorn", "service.app:create_app", "--factory", "--host", "0.0.0.0", "--port", "8000", "--no-access-log", "--timeout-graceful-shutdown", "5"]
 
 FROM base AS worker
 # On a CPU-only host, build with --build-arg TORCH_REQUIREMENT naming a CPU wheel; the default brings CUDA.

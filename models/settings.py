@@ -51,6 +51,18 @@ class Settings(BaseSettings):
         default="", description="Private networks that webhooks may lie in, as CIDRs with commas; default: none."
     )
     webhook_ca: Path | None = Field(default=None, description="PEM file of a further CA that webhooks may rest on.")
+    bulk_body_limit: int = Field(
+        default=16 * 1024 * 1024, gt=0, description="Bytes of a body that may list many samples."
+    )
+    upload_limit: int = Field(default=2 * 1024**3, gt=0, description="Bytes of an uploaded checkpoint.")
+    upload_hours: float = Field(default=24, gt=0, description="An upload that no model uses is destroyed after this.")
+    rate_limit: str = Field(
+        default="100/second;3000/minute", description="Requests a key, in each API process; empty: no limit."
+    )
+    failed_auth_limit: str = Field(
+        default="30/minute", description="Wrong keys a client address, in each API process; empty: no limit."
+    )
+    stream_limit: int = Field(default=64, ge=1, description="Live streams at a time, in each API process.")
 
     @field_validator("data_dir", "secrets_dir", "import_root", "webhook_ca")
     @classmethod

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -15,8 +16,10 @@ from models.log import configure_logging
 from models.secrets import API_KEY_PEPPER, SUPPRESSION, WEBHOOK_KEY, load_or_create
 from models.session import Database
 from models.settings import Settings, get_settings
-from service import errors, schema
+from service import errors, schema, stopping
 from service.body import BodyLimitMiddleware
+from service.following import Streams
+from service.limiting import RateLimits
 from service.routers import (
     certificates,
     checkpoints,
@@ -29,12 +32,14 @@ from service.routers import (
     reports,
     request_decisions,
     training_sets,
+    uploads,
     webhooks,
 )
 from service.targets import Targets
 
 ROUTERS = (
     training_sets.router,
+    uploads.router,
     models.router,
     checkpoints.router,
     deletion_requests.router,
@@ -73,7 +78,8 @@ def create_app(settings: Settings | None = None, *, dispatch: bool = True) -> Fa
     )
     app.state.settings = settings
     app.state.dispatch = dispatch
-    app.add_middleware(BodyLimitMiddleware, limit=settings.body_limit)
+    app.state.limits = RateLimits(settings)
+    app.add_middleware(BodyLimitMiddleware, settings=settings)
     app.add_middleware(errors.TraceMiddleware)  # added last: the outermost
     errors.add_handlers(app)
     for router in ROUTERS:
@@ -88,9 +94,12 @@ def create_app(settings: Settings | None = None, *, dispatch: bool = True) -> Fa
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
+    app.state.stopping = threading.Event()
+    app.state.streams = Streams(settings.stream_limit, app.state.stopping.is_set)
     await run_in_threadpool(_open, app, settings)
     try:
-        yield
+        with stopping.noticed(app.state.stopping):
+            yield
     finally:
         await run_in_threadpool(_close, app)
 
@@ -141,7 +150,9 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
     schemas["Problem"] = errors.SCHEMA
-    common = errors.responses(errors.Unauthenticated, errors.Forbidden, errors.Unprocessable, errors.Unavailable)
+    common = errors.responses(
+        errors.Unauthenticated, errors.Forbidden, errors.Unprocessable, errors.TooManyRequests, errors.Unavailable
+    )
     for path, methods in document["paths"].items():
         for operation in methods.values():
             answers = operation["responses"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from datetime import timedelta
 from pathlib import Path
@@ -27,6 +28,7 @@ app = typer.Typer(
 keys = typer.Typer(no_args_is_help=True, help="API keys, shown once when made, and the key that signs evidence.")
 app.add_typer(keys, name="keys")
 console = Console(highlight=False)
+ACTOR = "cli"
 
 DataDir = Annotated[Path | None, typer.Option("--data", help="Data folder (AMUN_DATA_DIR).")]
 
@@ -101,7 +103,9 @@ def keys_create(
     pepper = load_or_create(settings.secrets, API_KEY_PEPPER)
     expires = now() + timedelta(days=days) if days is not None else None
     with _database(settings).write() as session:
-        secret = security.create_key(session, pepper, role, application=application, label=label, expires_at=expires)
+        secret = security.create_key(
+            session, pepper, role, application=application, label=label, expires_at=expires, actor=ACTOR
+        )
     print(secret)
 
 
@@ -112,7 +116,29 @@ def keys_list(data: DataDir = None) -> None:
         for key in session.scalars(select(ApiKey).order_by(ApiKey.created_at)):
             state = "revoked" if key.revoked_at else "expired" if key.expires_at and key.expires_at <= now() else "live"
             owner = key.application.name if key.application else "-"
-            print(f"{key.id}  {key.role.value:<11}  {owner:<24}  {state:<8}  {key.created_at:%Y-%m-%d}  {key.label}")
+            expires = f"{key.expires_at:%Y-%m-%dT%H:%MZ}" if key.expires_at else "never"
+            print(
+                f"{key.id}  {key.role.value:<11}  {owner:<24}  {state:<8}  {key.created_at:%Y-%m-%d}  "
+                f"expires {expires:<17}  {key.label}"
+            )
+
+
+@keys.command("rotate")
+def keys_rotate(
+    key_id: Annotated[str, typer.Argument(help="As `amun keys list` shows it.")],
+    overlap_hours: Annotated[float, typer.Option(min=0, max=24 * 365, help="The old key lives on for so long.")] = 24,
+    data: DataDir = None,
+) -> None:
+    """Make a key that takes the place of another, and print it, once."""
+    settings = _settings(data)
+    pepper = load_or_create(settings.secrets, API_KEY_PEPPER)
+    with _database(settings).write() as session:
+        try:
+            secret, old = security.rotate_key(session, pepper, key_id, timedelta(hours=overlap_hours), actor=ACTOR)
+        except (security.NoSuchKey, security.KeyEnded) as error:
+            raise typer.BadParameter(str(error)) from None
+    print(secret)
+    print(f"{old.id} expires {old.expires_at:%Y-%m-%dT%H:%M:%SZ}: give the new key out before", file=sys.stderr)
 
 
 @keys.command("revoke")
@@ -121,11 +147,14 @@ def keys_revoke(
 ) -> None:
     """Refuse a key from now on."""
     with _database(_settings(data)).write() as session:
-        key = session.get(ApiKey, key_id)
-        if key is None:
-            raise typer.BadParameter(f"there is no key {key_id}")
-        key.revoked_at = key.revoked_at or now()
-    print(f"{key_id} revoked")
+        try:
+            key, new = security.revoke_key(session, key_id, actor=ACTOR)
+        except security.NoSuchKey as error:
+            raise typer.BadParameter(str(error)) from None
+    said = (
+        "revoked: it is refused from now on" if new else f"was revoked on {key.revoked_at:%Y-%m-%dT%H:%M:%SZ} already"
+    )
+    print(f"{key.id} ({key.role.value}{f', {key.label}' if key.label else ''}) {said}")
 
 
 @keys.command("rotate-signing")
@@ -162,7 +191,9 @@ def _first_keys(settings: Settings) -> None:
         console.print("first start: these keys are shown once, keep them")
         for role in Role:
             application = "default" if role is Role.APPLICATION else None
-            secret = security.create_key(session, pepper, role, application=application, label="first start")
+            secret = security.create_key(
+                session, pepper, role, application=application, label="first start", actor=ACTOR
+            )
             console.print(f"  {role.value:<11} {secret}", soft_wrap=True)
 
 

@@ -70,7 +70,12 @@ def _keys(settings: Settings) -> dict[Role, str]:
     with database.write() as session:
         made = {
             role: security.create_key(
-                session, pepper, role, application=APPLICATION if role is Role.APPLICATION else None, label="demo"
+                session,
+                pepper,
+                role,
+                application=APPLICATION if role is Role.APPLICATION else None,
+                label="demo",
+                actor="cli",
             )
             for role in Role
         }

@@ -17,7 +17,7 @@ from models.queue import celery_app
 from models.records import Lease
 from models.session import Database, current_time
 from models.settings import Settings
-from service import certifying, destroying, erasing, hinting, outbox, planning, reminding, sealing, sweeping
+from service import certifying, destroying, erasing, hinting, outbox, planning, reminding, sealing, sweeping, uploads
 
 LEASE = "dispatcher"
 LEASE_SECONDS = 15.0
@@ -69,6 +69,7 @@ class Dispatcher:
         self._duty("controls", lambda: erasing.erase_controls(self.database, self.settings))
         self._duty("samples", lambda: erasing.erase_samples(self.database, self.settings))
         self._duty("retired", lambda: destroying.destroy_signals(self.database, self.settings))
+        self._duty("uploads", lambda: uploads.destroy_uploads(self.database, self.settings))
         self._duty("documents", lambda: certifying.plan_documents(self.database, self.settings))
         self._duty("remind", lambda: reminding.remind(self.database))
         self._duty("seal", lambda: sealing.seal_events(self.database))
@@ -76,6 +77,7 @@ class Dispatcher:
         if time.monotonic() >= self._orphans_at:
             self._orphans_at = time.monotonic() + ORPHAN_SECONDS
             self._duty("orphans", lambda: sweeping.orphaned_files(self.database, self.settings))
+            self._duty("strays", lambda: uploads.remove_strays(self.database, self.settings))
 
     def _loop(self) -> None:
         while not self._stop.is_set():

@@ -1,6 +1,8 @@
 """Expected errors are small classes with a status; every answer that is not a success is RFC 9457 problem+json.
 
 Problem
+├── TooDeep            400
+├── Incomplete         400
 ├── Unauthenticated    401
 ├── Forbidden          403
 ├── NotFound           404
@@ -8,12 +10,15 @@ Problem
 ├── Gone               410
 ├── TooLarge           413
 ├── Unprocessable      422
+├── TooManyRequests    429
 ├── Damaged            500
-└── Unavailable        503
+├── Unavailable        503
+└── NoSpace            507
 """
 
 from __future__ import annotations
 
+import math
 import re
 import traceback
 from collections.abc import Mapping, Sequence
@@ -63,6 +68,19 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
 
+class TooDeep(Problem):
+    status = HTTPStatus.BAD_REQUEST
+    title = "The body is nested too deeply"
+
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"Lists and objects in a body may lie {limit} deep in each other: send one that is flatter.")
+
+
+class Incomplete(Problem):
+    status = HTTPStatus.BAD_REQUEST
+    title = "The body is incomplete"
+
+
 class Unauthenticated(Problem):
     status = HTTPStatus.UNAUTHORIZED
     title = "A valid API key is needed"
@@ -101,12 +119,20 @@ class TooLarge(Problem):
     title = "The body is too large"
 
     def __init__(self, limit: int) -> None:
-        super().__init__(f"This service accepts bodies of {limit:,} bytes: send it in several requests.")
+        super().__init__(f"This path accepts bodies of {limit:,} bytes: send less, or in several requests.")
 
 
 class Unprocessable(Problem):
     status = HTTPStatus.UNPROCESSABLE_ENTITY
     title = "The request cannot be carried out as it is"
+
+
+class TooManyRequests(Problem):
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    title = "Too many requests"
+
+    def __init__(self, detail: str, wait_seconds: float) -> None:
+        super().__init__(detail, headers={"Retry-After": str(max(1, math.ceil(wait_seconds)))})
 
 
 class Damaged(Problem):
@@ -119,6 +145,11 @@ class Unavailable(Problem):
 
     def __init__(self, detail: str, **extra: Any) -> None:
         super().__init__(detail, headers={"Retry-After": str(RETRY_SECONDS)}, **extra)
+
+
+class NoSpace(Problem):
+    status = HTTPStatus.INSUFFICIENT_STORAGE
+    title = "The disk is full"
 
 
 class TraceMiddleware:
@@ -199,8 +230,8 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-def answer(trace_id: str, problem: Problem) -> JSONResponse:
-    """The response that carries the problem."""
+def document(trace_id: str, problem: Problem) -> dict[str, Any]:
+    """The problem's document."""
     slug = re.sub(r"(?<!^)(?=[A-Z])", "-", type(problem).__name__).lower()
     body: dict[str, Any] = {
         "type": f"urn:amun:problem:{slug}",
@@ -211,7 +242,12 @@ def answer(trace_id: str, problem: Problem) -> JSONResponse:
     }
     if problem.errors:
         body["errors"] = problem.errors[:MOST_ERRORS]
-    return JSONResponse(body, int(problem.status), problem.headers, MEDIA_TYPE)
+    return body
+
+
+def answer(trace_id: str, problem: Problem) -> JSONResponse:
+    """The response that carries the problem."""
+    return JSONResponse(document(trace_id, problem), int(problem.status), problem.headers, MEDIA_TYPE)
 
 
 def _described(error: Exception) -> dict[str, Any]:
@@ -261,6 +297,8 @@ def _in_body(location: Sequence[Any], body: Any) -> list[Any]:
 
 def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type
+    if isinstance(error.__cause__, Problem):  # FastAPI wraps what stops it while it reads a body
+        return answer(_trace_id(request), error.__cause__)
     details = {
         400: "The body is not JSON, or is nested too deeply: send a JSON object.",
         404: "There is nothing at this path: /openapi.json lists the paths.",

@@ -33,7 +33,7 @@ class Paging:
         response: Response,
         limit: Annotated[int, Query(ge=1, le=200, description="Records on a page.")] = 50,
         cursor: Annotated[
-            str | None, Query(max_length=64, description="`next_cursor` of the page before; its form may change.")
+            str | None, Query(max_length=128, description="`next_cursor` of the page before; its form may change.")
         ] = None,
     ) -> None:
         self._request = request

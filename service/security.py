@@ -8,7 +8,7 @@ import re
 import secrets
 import uuid
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -17,15 +17,24 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.base import now
-from models.records import ApiKey, Application, Role
+from models.records import ApiKey, Application, Role, record_event
 from models.session import Database
 from service.errors import Forbidden, Unauthenticated
+from service.limiting import RateLimits
 
 KEY = re.compile(r"unl_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 ID_BYTES = 6
 SECRET_BYTES = 32
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", bearerFormat="unl_<id>_<secret>")
+
+
+class NoSuchKey(LookupError):
+    """No key has this id."""
+
+
+class KeyEnded(ValueError):
+    """The key is revoked or expired."""
 
 
 @dataclass(frozen=True)
@@ -48,26 +57,89 @@ def create_key(
     application: str | None = None,
     label: str = "",
     expires_at: datetime | None = None,
+    actor: str | None = None,
 ) -> str:
-    """Store a new key and return it, the only time that it can be read.
+    """Store a new key and return it, the only time that it can be read. With an ``actor`` the log tells of it.
 
     An application that does not exist yet is made. Raises ValueError unless exactly the role application names one.
     """
     if (role is Role.APPLICATION) != (application is not None):
         raise ValueError("a key of role application names its application, a key of any other role names none")
+    owner = application_named(session, application).id if application is not None else None
+    key, secret = _insert(session, pepper, role, owner, label, expires_at)
+    if actor is not None:
+        _record(session, "key.created", key, actor)
+    return secret
+
+
+def rotate_key(session: Session, pepper: bytes, key_id: str, overlap: timedelta, *, actor: str) -> tuple[str, ApiKey]:
+    """A new key of the same role, application and label, and the old one's row, which expires after ``overlap``.
+
+    A key that was made to expire is followed by one that lives as long. Raises NoSuchKey, and KeyEnded for one that is
+    revoked or expired: nobody can be using it, so nothing is to be handed over.
+    """
+    old = _locked(session, key_id)
+    at = now()
+    if not _live(old, at):
+        raise KeyEnded(f"key {key_id} is revoked or expired: create a new one instead")
+    expires_at = at + (old.expires_at - old.created_at) if old.expires_at is not None else None
+    new, secret = _insert(session, pepper, old.role, old.application_id, old.label, expires_at)
+    old.expires_at = min(at + overlap, old.expires_at or at + overlap)
+    _record(session, "key.rotated", old, actor, successor=new.id)
+    _record(session, "key.created", new, actor, predecessor=old.id)
+    return secret, old
+
+
+def revoke_key(session: Session, key_id: str, *, actor: str) -> tuple[ApiKey, bool]:
+    """Refuse a key from the commit on: its row, and whether that is new. Raises NoSuchKey.
+
+    Every request and, every second, every live stream reads the row: nothing caches it.
+    """
+    key = _locked(session, key_id)
+    if key.revoked_at is not None:
+        return key, False
+    key.revoked_at = now()
+    _record(session, "key.revoked", key, actor)
+    return key, True
+
+
+def _insert(
+    session: Session, pepper: bytes, role: Role, owner: uuid.UUID | None, label: str, expires_at: datetime | None
+) -> tuple[ApiKey, str]:
     key_id, secret = secrets.token_hex(ID_BYTES), secrets.token_urlsafe(SECRET_BYTES)
-    session.add(
-        ApiKey(
-            id=key_id,
-            role=role,
-            application_id=application_named(session, application).id if application is not None else None,
-            secret_hmac=_digest(pepper, secret),
-            label=label,
-            expires_at=expires_at,
-        )
+    key = ApiKey(
+        id=key_id,
+        role=role,
+        application_id=owner,
+        secret_hmac=_digest(pepper, secret),
+        label=label,
+        expires_at=expires_at,
     )
+    session.add(key)
     session.flush()
-    return f"unl_{key_id}_{secret}"
+    return key, f"unl_{key_id}_{secret}"
+
+
+def _locked(session: Session, key_id: str) -> ApiKey:
+    key = session.scalars(select(ApiKey).where(ApiKey.id == key_id).with_for_update(of=ApiKey)).one_or_none()
+    if key is None:
+        raise NoSuchKey(f"there is no key {key_id}: `amun keys list` shows them")
+    return key
+
+
+def _record(session: Session, name: str, key: ApiKey, actor: str, **more: str) -> None:
+    application = session.get(Application, key.application_id) if key.application_id is not None else None
+    record_event(
+        session,
+        name,
+        "api_key",
+        key.id,
+        actor,
+        role=key.role.value,
+        application=application.name if application is not None else None,
+        expires_at=key.expires_at.isoformat() if key.expires_at is not None else None,
+        **more,
+    )
 
 
 def application_named(session: Session, name: str) -> Application:
@@ -87,11 +159,19 @@ def authenticate(session: Session, pepper: bytes, token: str) -> Principal:
         raise Unauthenticated
     key = session.get(ApiKey, form[1])
     right = hmac.compare_digest(_digest(pepper, form[2]), key.secret_hmac if key is not None else bytes(32))
-    if key is None or not right or key.revoked_at is not None:
-        raise Unauthenticated
-    if key.expires_at is not None and key.expires_at <= now():
+    if key is None or not right or not _live(key, now()):
         raise Unauthenticated
     return Principal(key.id, key.role, key.application_id)
+
+
+def still_live(session: Session, principal: Principal) -> bool:
+    """Whether the key of an answer that is still being sent would be let in now."""
+    key = session.get(ApiKey, principal.key_id)
+    return key is not None and _live(key, now())
+
+
+def _live(key: ApiKey, at: datetime) -> bool:
+    return key.revoked_at is None and (key.expires_at is None or key.expires_at > at)
 
 
 def _digest(pepper: bytes, secret: str) -> bytes:
@@ -105,8 +185,15 @@ def _principal(
         raise Unauthenticated
     # A transaction of its own: a wrong key must not queue for the write lock, nor hold a read lock under it.
     database: Database = request.app.state.database
-    with database.read() as session:
-        return authenticate(session, request.app.state.pepper, credentials.credentials)
+    limits: RateLimits = request.app.state.limits
+    try:
+        with database.read() as session:
+            principal = authenticate(session, request.app.state.pepper, credentials.credentials)
+    except Unauthenticated:
+        limits.count_wrong_key(request.client.host if request.client is not None else None)
+        raise
+    limits.count_request(principal.key_id)
+    return principal
 
 
 Authenticated = Annotated[Principal, Depends(_principal, max_concurrency=4)]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from typing import Annotated
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Response, status
+from fastapi import APIRouter, Depends, Header, Query, Request, Response, status
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
@@ -14,10 +15,11 @@ from models.base import now
 from models.deletion_request import LIVE
 from models.records import DeletionRequest, Erasure, Event, EventSeal, Job, JobKind, JobStatus, Model, TrainingSet
 from models.settling import settle
-from service import job_decisions
-from service.deps import CurrentSettings, ReadSession, WriteSession
+from service import following, job_decisions
+from service.deps import CurrentDatabase, CurrentSettings, ReadSession, WriteSession
 from service.due import days_left
 from service.errors import Conflict, NotFound, responses
+from service.following import EventStream, Follower, Streams
 from service.paging import Page, Paged
 from service.schemas.common import NAME, OptionalReason
 from service.schemas.events import EventAnswer, event_answer
@@ -82,9 +84,45 @@ def get_job(_: AsOperator, job: LoadedJob) -> JobAnswer:
     return job
 
 
-@router.get("/{job_id}/events", responses=responses(NotFound))
-def list_events(_: AsOperator, job: LoadedJob, session: ReadSession, paging: Paged) -> Page[EventAnswer]:
-    """What happened to the job, oldest first. An event appears here once it is sealed, a moment after it happened."""
+async def _place(request: Request) -> AsyncIterator[Streams | None]:
+    """A place for a live stream where the caller asks for one; given back once the answer has ended, however it ends."""
+    if not following.wanted(",".join(request.headers.getlist("accept"))):
+        yield None
+        return
+    streams: Streams = request.app.state.streams
+    streams.take()
+    try:
+        yield streams
+    finally:
+        streams.give_back()
+
+
+@router.get(
+    "/{job_id}/events",
+    response_model=Page[EventAnswer],
+    responses={200: {"content": {following.STREAM: {"schema": {"type": "string"}}}}, **responses(NotFound)},
+)
+def list_events(
+    principal: AsOperator,
+    job: LoadedJob,
+    database: CurrentDatabase,
+    session: ReadSession,
+    paging: Paged,
+    request: Request,
+    streams: Annotated[Streams | None, Depends(_place)],
+    last_event_id: Annotated[
+        str | None, Header(alias="Last-Event-ID", pattern=r"^[0-9]{1,18}$", description="Of a stream that broke off.")
+    ] = None,
+) -> Any:
+    """What happened to the job, oldest first. An event appears here once it is sealed, a moment after it happened.
+
+    With `Accept: text/event-stream` it is a live stream: each event with its position as `id`, `progress` whenever it
+    changes, and `end` with the job, after which the stream closes: close it too, or an `EventSource` starts anew.
+    """
+    if streams is not None:
+        after = following.position_after(session, job.id, last_event_id)
+        follower = Follower(database, principal, job.id, _loaded)
+        return EventStream(following.follow(follower, streams, after, request.state.trace_id))
     query = (
         select(Event, EventSeal)
         .join(EventSeal, EventSeal.event_id == Event.id)

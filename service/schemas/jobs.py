@@ -36,3 +36,11 @@ class JobAnswer(Answer):
     started_at: datetime | None
     finished_at: datetime | None
     links: Links
+
+
+class JobProgress(Answer):
+    status: JobStatus
+    phase: str | None
+    step: str | None
+    progress: float = Field(description="0 to 1.")
+    eta_seconds: float | None

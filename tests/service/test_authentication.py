@@ -50,6 +50,10 @@ ROLES = {
     ("POST", "/v1/deletion-requests/{request_id}/extend"): {OPERATOR},
     ("POST", "/v1/deletion-requests/{request_id}/approve"): {OPERATOR},
     ("POST", "/v1/deletion-requests/{request_id}/reject"): {OPERATOR},
+    ("PUT", "/v1/uploads/{sha256}"): {OPERATOR},
+    ("GET", "/v1/uploads"): {OPERATOR},
+    ("GET", "/v1/uploads/{sha256}"): {OPERATOR},
+    ("DELETE", "/v1/uploads/{sha256}"): {OPERATOR},
     ("GET", "/v1/jobs"): {OPERATOR},
     ("GET", "/v1/jobs/{job_id}"): {OPERATOR},
     ("GET", "/v1/jobs/{job_id}/events"): {OPERATOR},
@@ -76,7 +80,7 @@ ROLES = {
 }
 
 # Of every parameter in a path: what names no record.
-NOTHING = {"name": "nothing", "number": 1} | {
+NOTHING = {"name": "nothing", "number": 1, "sha256": "0" * 64} | {
     f"{record}_id": uuid.uuid4() for record in ("request", "job", "report", "webhook")
 }
 OPEN = ("/healthz", "/readyz", "/.well-known/jwks.json")
@@ -119,6 +123,12 @@ def test_the_documentation_knows_every_route(sqlite_settings: Settings) -> None:
     paths = create_app(sqlite_settings, dispatch=False).openapi()["paths"]
     documented = {(method.upper(), path) for path, methods in paths.items() for method in methods}
     assert documented == set(ROLES) | {("GET", path) for path in OPEN}
+
+
+def _url(path: str) -> str:
+    """A path of records that do not exist."""
+    ids = {name: uuid.uuid4() for name in ("request_id", "job_id", "report_id")}
+    return path.format(name="nothing", number=1, sha256="0" * 64, **ids)
 
 
 @pytest.mark.parametrize(("method", "path"), ROLES, ids=lambda part: part)
