@@ -5,10 +5,10 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 
-from sqlalchemy import select
+from sqlalchemy import exists, or_, select
 from sqlalchemy.orm import Session
 
-from models.deletion_request import RequestSample
+from models.deletion_request import DeletionRequest, RequestSample, RequestStatus
 from models.erasure import Erasure, ErasureStatus
 from models.model import Model
 from models.model_version import ModelVersion
@@ -118,6 +118,17 @@ def asked_to_forget(session: Session, training_set_id: uuid.UUID) -> set[int]:
         )
     )
     return samples_of(session, erasures)
+
+
+def named_for_erasure(session: Session, training_set_id: uuid.UUID) -> bool:
+    """Whether any image of the set, control or not, was erased, refused at registration, or is to be erased."""
+    gone = exists().where(Sample.training_set_id == training_set_id, Sample.erased_at.is_not(None))
+    asked = exists().where(
+        RequestSample.training_set_id == training_set_id,
+        DeletionRequest.id == RequestSample.request_id,
+        DeletionRequest.status.not_in([RequestStatus.REJECTED, RequestStatus.CANCELLED]),
+    )
+    return bool(session.scalar(select(or_(gone, asked))))
 
 
 def train_rows(session: Session, training_set_id: uuid.UUID) -> set[int]:

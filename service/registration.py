@@ -8,21 +8,26 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from models import holdings
 from models.records import (
     Job,
     JobKind,
     JobStatus,
     Model,
+    Sample,
     TrainingSet,
     TrainingSetApplication,
     TrainingSetStatus,
+    Upload,
     record_event,
 )
 from models.release import released_version
+from models.secrets import SUPPRESSION, load_or_create
 from models.seeds import new_seed
 from models.settings import Settings
+from models.suppression import suppressed
 from service.deps import training_set_named
-from service.errors import Conflict, Unprocessable, pointer
+from service.errors import Conflict, NotFound, Unprocessable, pointer
 from service.schemas.models import NewModel
 from service.schemas.training_sets import NewTrainingSet
 from service.security import Principal, application_named
@@ -31,15 +36,15 @@ from service.security import Principal, application_named
 def register_training_set(
     session: Session, settings: Settings, principal: Principal, body: NewTrainingSet
 ) -> tuple[TrainingSet, Job]:
-    """Raises Conflict for a name that exists, Unprocessable where folders cannot be read."""
-    if body.source.kind == "folder" and settings.import_root is None:
+    """Raises Conflict for a name that exists, Unprocessable where no files can be read."""
+    if body.source.kind != "builtin" and settings.import_root is None:
         raise Unprocessable(
-            "This service reads no folders: the operator of the machine must set AMUN_IMPORT_ROOT first.",
+            "This service reads no folders or files: the operator of the machine must set AMUN_IMPORT_ROOT first.",
             at=pointer("source", "kind"),
         )
     training_set = TrainingSet(
         name=body.name,
-        source=body.source.model_dump(mode="json"),
+        source=body.source.model_dump(mode="json", exclude_none=True),
         controls=body.controls.model_dump(mode="json", exclude_none=True),
     )
     _insert(session, training_set, body.name)
@@ -56,7 +61,8 @@ def register_training_set(
 def register_model(session: Session, settings: Settings, principal: Principal, body: NewModel) -> tuple[Model, Job]:
     """Every parameter is resolved now and stored, so that a later default changes nothing.
 
-    Raises NotFound for the training set, Conflict for a set that is not ready or a name that exists.
+    Raises NotFound for the training set or the upload, Conflict for a set that is not ready, a name that exists, or an
+    upload that may know what was to be forgotten.
     """
     training_set = training_set_named(session, body.training_set, principal, at=pointer("training_set"))
     if training_set.status is TrainingSetStatus.REGISTERING:
@@ -68,6 +74,8 @@ def register_model(session: Session, settings: Settings, principal: Principal, b
             "The registration of the training set failed: register it again under another name.",
             at=pointer("training_set"),
         )
+    if body.checkpoint is not None:
+        _check_upload(session, settings, body.checkpoint, training_set)
     model = Model(
         name=body.name,
         training_set_id=training_set.id,
@@ -75,6 +83,7 @@ def register_model(session: Session, settings: Settings, principal: Principal, b
         network=body.network.model_dump(mode="json"),
         recipe=body.recipe.model_dump(mode="json"),
         policy=body.policy.model_dump(mode="json"),
+        checkpoint=body.checkpoint,
     )
     _insert(session, model, body.name)
     job = Job(
@@ -85,6 +94,23 @@ def register_model(session: Session, settings: Settings, principal: Principal, b
     )
     _queue(session, job, principal, "model", model)
     return model, job
+
+
+def _check_upload(session: Session, settings: Settings, sha256: str, training_set: TrainingSet) -> None:
+    """Nobody can tell what an uploaded model was trained on: it may only come before the first erasure of its set."""
+    if session.get(Upload, sha256) is None:
+        raise NotFound(
+            "There is no upload of this sha256: PUT the file to /v1/uploads/{sha256} first.", at=pointer("checkpoint")
+        )
+    samples = session.scalars(select(Sample).where(Sample.training_set_id == training_set.id))
+    if holdings.named_for_erasure(session, training_set.id) or suppressed(
+        session, load_or_create(settings.secrets, SUPPRESSION), samples
+    ):
+        raise Conflict(
+            "Images of this training set were erased, refused or asked to be forgotten, and an uploaded model may know "
+            "them: leave the checkpoint out, and the model is trained here without them.",
+            at=pointer("checkpoint"),
+        )
 
 
 def queue_audit(session: Session, settings: Settings, principal: Principal, model: Model) -> Job:

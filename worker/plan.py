@@ -16,13 +16,13 @@ from typing import Any
 PLAN_FILE = "plan.json"
 RESULT_FILE = "result.json"
 
-REGISTER_PHASES = ("load", "save")
+REGISTER_PHASES = ("load", "compare", "save")
 TRAIN_PHASES = ("load", "train", "references", "rehearse", "save")
 UNLEARN_PHASES = ("load", "attack", "finetune", "audit", "retrain", "save")  # the middle ones once a ladder step
 AUDIT_PHASES = ("load", "audit", "save")
 
 ERROR_CODES = {
-    "data_error": "an image or a source folder cannot be used; the detail names which",
+    "data_error": "an image, an array or a source folder cannot be used; the detail names which",
     "dataset_changed": "stored pixels no longer have the digest that was recorded at registration",
     "checkpoint_invalid": "a checkpoint has another digest, other tensors, or values that are not finite",
     "plan_invalid": "the plan asks for something that cannot be done, such as an empty forget set",
@@ -38,8 +38,10 @@ ERROR_CODES = {
 class Source:
     """Where the images of a new training set come from."""
 
-    kind: str  # builtin | folder
-    path: str  # name of a builtin set, or an absolute folder with class folders inside
+    kind: str  # builtin | folder | arrays | torchvision
+    path: str  # name of a builtin set, or absolute: folder with class folders, npz file, root of torchvision's files
+    dataset: str | None = None  # torchvision only: CIFAR10 | FashionMNIST
+    subjects: str | None = None  # folder only: CSV file directly in it, with the columns key and subject
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,14 @@ class Controls:
     """Which images are never trained on. Exactly one of the two is set."""
 
     share: float | None = None  # of all images, drawn at random by the plan's seed
-    folder: str | None = None  # folder source only: this top folder holds controls, every other one training images
+    folder: str | None = (
+        None  # this top folder, or split of arrays or files, holds controls, every other training images
+    )
 
 
 @dataclass(frozen=True)
 class RegisterPlan:
-    """Writes pixels.u8, labels.i32, digests.bin and manifest.jsonl; see `RegisterResult`."""
+    """Writes pixels.u8, labels.i32, digests.bin, manifest.jsonl and near_duplicates.jsonl; see `RegisterResult`."""
 
     source: Source
     controls: Controls
@@ -186,7 +190,10 @@ class SignalFiles:
 
 @dataclass(frozen=True)
 class TrainPlan:
-    """Writes checkpoint.safetensors, phi.f32 and members.u8; see `TrainResult`."""
+    """Writes checkpoint.safetensors, phi.f32 and members.u8; see `TrainResult`.
+
+    With a ``checkpoint`` nothing is trained but the reference models: phase "train" then loads and checks that file.
+    """
 
     data: DataFiles
     network: NetworkSpec
@@ -200,6 +207,7 @@ class TrainPlan:
     audit: AuditSpec
     seed: int
     threads: int | None = None  # torch threads; None: torch's own choice
+    checkpoint: CheckpointFile | None = None  # uploaded: the model, trained elsewhere on ``train`` by ``recipe``
     kind: str = "train"
 
 
@@ -290,11 +298,26 @@ class Environment:
 
 
 @dataclass(frozen=True)
+class NearDuplicates:
+    """How pairs of nearly the same image were searched for in a training set, and how many there are."""
+
+    method: str  # in words
+    searched: int  # distinct images that were compared; 0: none, for the reason that follows
+    why_not: str | None
+    threshold: float | None  # a pair is at most this far apart: root mean square difference of thumbnails in [0, 1]
+    median_distance: float | None  # of an image to its nearest neighbour
+    neighbours: int  # looked at for each image
+    capped: int  # images whose neighbours are all within the threshold: they may have more
+    pairs: int  # of rows; exact copies are none, and stand for each other
+
+
+@dataclass(frozen=True)
 class RegisterResult:
-    """Files: pixels.u8, labels.i32, digests.bin, manifest.jsonl.
+    """Files: pixels.u8, labels.i32, digests.bin, manifest.jsonl, near_duplicates.jsonl.
 
     A line of the manifest is ``{"index", "key", "sha256", "file_sha256" (null where there is no file), "label",
-    "split": "train" | "control"}``; label is an index into ``classes``.
+    "split": "train" | "control", "subject" (null where none is known)}``; label is an index into ``classes``. A line of
+    the near-duplicates is ``{"first", "second", "distance"}``: two rows, first < second, each pair once.
     """
 
     rows: int
@@ -303,6 +326,7 @@ class RegisterResult:
     train: int
     controls: int
     manifest_sha256: str
+    near_duplicates: NearDuplicates | None = None  # None: registered before they were searched for
 
 
 @dataclass(frozen=True)
@@ -331,6 +355,7 @@ class TrainResult:
     reference_train_size: int  # images each reference was trained on
     rehearsal: list[RehearsedStrength]
     reference_weights_deleted: bool
+    uploaded: bool = False  # the model was loaded from the plan's checkpoint, not trained
 
 
 @dataclass(frozen=True)
@@ -572,6 +597,7 @@ _NESTED: dict[str, type[Any]] = {
     "utility": UtilitySpec,
     "ladder": LadderSpec,
     "base": CheckpointFile,
+    "checkpoint": CheckpointFile,
     "signals": SignalFiles,
     "environment": Environment,
 }

@@ -20,8 +20,10 @@ from models.records import (
     JobKind,
     Model,
     ModelVersion,
+    Sample,
     Split,
     TrainingSet,
+    Upload,
 )
 from models.session import current_time
 from models.settings import Settings
@@ -61,12 +63,12 @@ def _register(session: Session, settings: Settings, job: Job) -> plan.RegisterPl
     training_set = session.get_one(TrainingSet, job.training_set_id)
     source = training_set.source
     path = source["path"]
-    if source["kind"] == "folder":
+    if source["kind"] != "builtin":
         if settings.import_root is None:
-            raise CannotPlan("plan_invalid", "folders cannot be read: this worker has no AMUN_IMPORT_ROOT")
+            raise CannotPlan("plan_invalid", "no files can be imported: this worker has no AMUN_IMPORT_ROOT")
         path = str(settings.import_root.resolve() / path)
     return plan.RegisterPlan(
-        source=plan.Source(kind=source["kind"], path=path),
+        source=plan.Source(**source | {"path": path}),
         controls=plan.Controls(**training_set.controls),
         seed=job.seed,
     )
@@ -81,6 +83,7 @@ def _train(session: Session, settings: Settings, job: Job, folder: Path) -> plan
     # A new model never learns what somebody asked any model of this set to forget.
     train = live - holdings.asked_to_forget(session, model.training_set_id)
     need_space(settings, 3 * sum(map(size, array_files(settings, model.training_set))))
+    uploaded = None if model.checkpoint is None else _upload(session, settings, model.checkpoint, samples, model)
     return plan.TrainPlan(
         data=data(settings, model.training_set, samples, folder),
         network=network(model),
@@ -94,7 +97,28 @@ def _train(session: Session, settings: Settings, job: Job, folder: Path) -> plan
         audit=plan.AuditSpec(**policy.audit.model_dump()),
         seed=job.seed,
         threads=settings.threads,
+        checkpoint=uploaded,
     )
+
+
+def _upload(
+    session: Session, settings: Settings, sha256: str, samples: list[Sample], model: Model
+) -> plan.CheckpointFile:
+    """The uploaded checkpoint, which must know nothing that was to be forgotten. Raises CannotPlan."""
+    upload = session.get(Upload, sha256)
+    if upload is None or not (settings.data_dir / upload.path).is_file():
+        raise CannotPlan(
+            "checkpoint_invalid", "the uploaded checkpoint is gone: upload it again, and register the model anew"
+        )
+    every_row = set(session.scalars(select(Sample.index).where(Sample.training_set_id == model.training_set_id)))
+    wanted = holdings.named_for_erasure(session, model.training_set_id)
+    if wanted or every_row != {sample.index for sample in samples}:
+        raise CannotPlan(
+            "checkpoint_invalid",
+            "images of the training set were erased, refused or asked to be forgotten: the uploaded checkpoint may know "
+            "them, so it cannot become a model of this set. Train one here, which learns from the others alone",
+        )
+    return plan.CheckpointFile(path=str(settings.data_dir / upload.path), sha256=upload.sha256)
 
 
 def _unlearn(session: Session, settings: Settings, job: Job, folder: Path) -> plan.UnlearnPlan:

@@ -33,7 +33,7 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 def train(
     principal: AsOperator, body: NewModel, settings: CurrentSettings, session: WriteSession, response: Response
 ) -> ModelAccepted:
-    """Train a model; a job does it, and its reference models."""
+    """Train a model, or check one that was uploaded; a job does it, and trains its reference models."""
     model, job = register_model(session, settings, principal, body)
     response.headers["Location"] = f"/v1/models/{model.name}"
     accepted = Accepted(id=job.id, kind=job.kind.value, status=job.status.value, created_at=job.created_at)
@@ -147,6 +147,7 @@ def _model(model: Model) -> ModelAnswer:
         network=model.network,
         recipe=model.recipe,
         policy=model.policy,
+        checkpoint=model.checkpoint,
         released_version=model.released_number,
         training=model.training,
         error=model.error,

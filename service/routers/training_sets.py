@@ -97,6 +97,7 @@ def _answers(session: Session, sets: list[TrainingSet]) -> list[TrainingSetAnswe
             classes=each.classes,
             rows=each.rows,
             manifest_sha256=each.manifest_sha256,
+            near_duplicates=each.near_duplicates,
             error=each.error,
             created_at=each.created_at,
         )

@@ -10,7 +10,7 @@ from pydantic import Field
 from models.model import ModelStatus
 from models.model_version import VersionStatus
 from models.parameters import Network, Policy, Recipe
-from service.schemas.common import Accepted, Answer, Body, Details, Name
+from service.schemas.common import Accepted, Answer, Body, Details, Digest, Name
 
 
 class NewModel(Body):
@@ -20,6 +20,12 @@ class NewModel(Body):
     recipe: Recipe = Field(description="Compulsory: reference models and retraining repeat it.")
     policy: Policy = Field(
         default_factory=Policy, description="How it is unlearned and audited; what is left out has its default."
+    )
+    checkpoint: Digest | None = Field(
+        default=None,
+        description="sha256 of an upload: the model, trained elsewhere by the recipe on the set's training images and on "
+        "no control. It is checked instead of trained; its reference models are trained here. Only while no image of the "
+        "set was erased or is to be.",
     )
 
 
@@ -31,6 +37,7 @@ class ModelAnswer(Answer):
     network: Details
     recipe: Details
     policy: Details
+    checkpoint: str | None = Field(description="sha256 of the upload that its first version was made of, if any.")
     released_version: int | None = Field(description="Number of the version that is served.")
     training: Details | None = Field(description="What the train job measured.")
     error: Details | None

@@ -21,6 +21,13 @@ def _inside(path: str) -> str:
     return path
 
 
+def _a_name(name: str) -> str:
+    if name in (".", "..") or not name.isprintable() or "/" in name or "\\" in name:
+        raise ValueError("must be the name of a file in the source folder itself")
+    return name
+
+
+FileName = Annotated[str, StringConstraints(min_length=1, max_length=255), AfterValidator(_a_name)]
 RelativePath = Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(_inside)]
 
 
@@ -34,13 +41,42 @@ class FolderSource(Body):
     path: RelativePath = Field(
         description="Folder of class folders with PNG or JPEG files, relative to AMUN_IMPORT_ROOT."
     )
+    subjects: FileName | None = Field(
+        default=None,
+        description="CSV file directly in the folder, in UTF-8, with the columns `key` and `subject`: whom images show.",
+        examples=["subjects.csv"],
+    )
+
+
+class ArraysSource(Body):
+    kind: Literal["arrays"]
+    path: RelativePath = Field(
+        description="An npz file, relative to AMUN_IMPORT_ROOT: `images` (uint8, N x H x W, N x H x W x C or N x C x H x W, "
+        "C 1 or 3) and `labels` (integers), and where they are there `classes` (names), `keys` (each once), `subjects` "
+        "(empty: none) and `splits`, as text.",
+        examples=["faces.npz"],
+    )
+
+
+class TorchvisionSource(Body):
+    kind: Literal["torchvision"]
+    path: RelativePath = Field(
+        description="Folder that holds `cifar-10-batches-py` or `FashionMNIST`, as torchvision's download leaves them, "
+        "relative to AMUN_IMPORT_ROOT. Nothing is downloaded."
+    )
+    dataset: Literal["CIFAR10", "FashionMNIST"] = Field(
+        description="Its images are named `train/00000` and so on, and `test/00000` and so on."
+    )
 
 
 class Controls(Body):
     """Images that no model is ever trained on: an audit compares forgotten images with them. Exactly one of the two."""
 
     share: float | None = Field(default=None, gt=0, lt=1, description="Of all images, drawn at random.")
-    folder: Name | None = Field(default=None, description="Top folder that holds them, such as `test`.")
+    folder: Name | None = Field(
+        default=None,
+        description="Top folder that holds them, or split of the arrays or of torchvision's files, such as `test`.",
+    )
 
     @model_validator(mode="after")
     def exactly_one(self) -> Self:
@@ -54,13 +90,15 @@ class NewTrainingSet(Body):
     applications: list[Name] = Field(
         max_length=1000, description="Applications that may erase from it; made where they do not exist yet."
     )
-    source: Annotated[BuiltinSource | FolderSource, Field(discriminator="kind")]
+    source: Annotated[BuiltinSource | FolderSource | ArraysSource | TorchvisionSource, Field(discriminator="kind")]
     controls: Controls
 
     @model_validator(mode="after")
     def controls_fit_the_source(self) -> Self:
-        if self.controls.folder is not None and self.source.kind != "folder":
-            raise ValueError("controls.folder goes with a source of kind folder: give controls.share")
+        if self.controls.folder is not None and self.source.kind == "builtin":
+            raise ValueError("controls.folder does not go with a source of kind builtin: give controls.share")
+        if self.source.kind == "torchvision" and self.controls.folder not in (None, "test"):
+            raise ValueError("controls.folder of torchvision's files is test, which no model is then trained on")
         return self
 
 
@@ -75,6 +113,9 @@ class TrainingSetAnswer(Answer):
     classes: list[str] | None
     rows: int | None
     manifest_sha256: str | None
+    near_duplicates: Details | None = Field(
+        description="How pairs of nearly the same image were searched for, and how many there are; null: they were not."
+    )
     error: Details | None = Field(description="Why it failed: code and detail.")
     created_at: datetime
 

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 from models import artifacts
 from models.base import now
 from models.moves import advance
-from models.records import Job, Sample, Split, TrainingSet, TrainingSetStatus, record_event
+from models.records import Job, NearDuplicate, Sample, Split, TrainingSet, TrainingSetStatus, record_event
 from models.secrets import SUPPRESSION, load_or_create
 from models.session import Database
 from models.settings import Settings
@@ -25,6 +25,7 @@ from worker.commits.finished import Finished
 ROWS_AT_ONCE = 5000
 MANIFEST = "manifest.jsonl"
 REFUSED = "suppressed.json"
+NEAR_DUPLICATES = "near_duplicates.jsonl"
 
 
 def suppress(database: Database, settings: Settings, job: Job, folder: Path, outcome: dict[str, Any]) -> None:
@@ -49,6 +50,7 @@ def register(session: Session, finished: Finished) -> None:
         )
         while rows := list(islice(samples, ROWS_AT_ONCE)):
             session.execute(insert(Sample), rows)
+    near_duplicates = _near_duplicates(session, finished, refused)
     advance(
         session,
         TrainingSet,
@@ -60,6 +62,7 @@ def register(session: Session, finished: Finished) -> None:
         manifest_sha256=outcome["manifest_sha256"],
         folder=finished.relative,
         suppressed=len(refused),
+        near_duplicates=near_duplicates,
     )
     record_event(
         session,
@@ -84,9 +87,29 @@ def _sample_rows(training_set_id: uuid.UUID | None, lines: Any) -> Iterator[dict
             "file_sha256": entry["file_sha256"],
             "label": entry["label"],
             "split": Split(entry["split"]),
+            "subject": entry.get("subject"),
             "erased_at": None,
         }
 
 
 def _tombstone(row: dict[str, Any]) -> dict[str, Any]:
-    return row | {"key": None, "sha256": None, "file_sha256": None, "erased_at": now()}
+    return row | {"key": None, "sha256": None, "file_sha256": None, "subject": None, "erased_at": now()}
+
+
+def _near_duplicates(session: Session, finished: Finished, refused: set[int]) -> dict[str, Any] | None:
+    """Pairs as rows, but for those of refused content; returns how they were found, or None where nobody searched."""
+    found: dict[str, Any] | None = finished.outcome.get("near_duplicates")
+    if found is None:
+        return None
+    kept = 0
+    with (finished.folder / NEAR_DUPLICATES).open(encoding="utf-8") as lines:
+        pairs = (json.loads(line) for line in lines)
+        rows = (
+            {"training_set_id": finished.taken.job.training_set_id, **pair}
+            for pair in pairs
+            if refused.isdisjoint((pair["first"], pair["second"]))
+        )
+        while some := list(islice(rows, ROWS_AT_ONCE)):
+            session.execute(insert(NearDuplicate), some)
+            kept += len(some)
+    return found | {"pairs": kept}

@@ -68,7 +68,7 @@ def load_case(plan: Audited, device: torch.device) -> Case:
     if len(plan.calibration) < membership.CALIBRATION_AT_LEAST or len(plan.audit_controls) < 2:
         count = f"{len(plan.calibration)} calibration and {len(plan.audit_controls)} audit controls"
         raise Failed("plan_invalid", f"{count} are too few")
-    network = load_network(plan).to(device)
+    network = load_network(plan.data, plan.network, plan.base).to(device)
     rows = np.concatenate([np.array(group, dtype=np.int64) for group in groups.values()])
     data = load_data(plan.data, rows, device)
     ends = np.cumsum([len(group) for group in groups.values()])

@@ -52,14 +52,14 @@ def load_data(files: agreed.DataFiles, rows: Rows, device: torch.device) -> Data
     )
 
 
-def load_network(plan: agreed.UnlearnPlan | agreed.AuditPlan) -> nn.Module:
-    """The base model, from the very bytes that were hashed. Raises Failed(checkpoint_invalid)."""
+def load_network(data: agreed.DataFiles, network: agreed.NetworkSpec, file: agreed.CheckpointFile) -> nn.Module:
+    """A stored or uploaded model, from the very bytes that were hashed. Raises Failed(checkpoint_invalid)."""
     with refused_as("checkpoint_invalid", OSError):
-        content = Path(plan.base.path).read_bytes()
-    if hashlib.sha256(content).hexdigest() != plan.base.sha256:
+        content = Path(file.path).read_bytes()
+    if hashlib.sha256(content).hexdigest() != file.sha256:
         raise Failed("checkpoint_invalid", "the checkpoint no longer has the sha256 that was recorded")
     with refused_as("checkpoint_invalid", checkpoint.InvalidCheckpoint):
-        return checkpoint.restore(check_network(plan.data, plan.network), content)
+        return checkpoint.restore(check_network(data, network), content)
 
 
 def load_signals(plan: agreed.UnlearnPlan | agreed.AuditPlan, rows: Rows) -> membership.ReferenceSignals:

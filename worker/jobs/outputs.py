@@ -14,6 +14,7 @@ from worker.unlearning import images
 CHECKPOINT = "checkpoint.safetensors"
 PHI, MEMBERS = "phi.f32", "members.u8"
 PIXELS, LABELS, DIGESTS, MANIFEST = "pixels.u8", "labels.i32", "digests.bin", "manifest.jsonl"
+NEAR_DUPLICATES = "near_duplicates.jsonl"
 
 
 class Outputs:

@@ -6,123 +6,126 @@ import dataclasses
 import hashlib
 import json
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from worker import plan as agreed
 from worker.jobs.failures import Failed, refused_as
-from worker.jobs.outputs import DIGESTS, LABELS, MANIFEST, PIXELS, Outputs
+from worker.jobs.outputs import DIGESTS, LABELS, MANIFEST, NEAR_DUPLICATES, PIXELS, Outputs
 from worker.jobs.progress import Reporter
-from worker.unlearning import images
+from worker.jobs.sources import Source, describe
+from worker.unlearning import images, near_duplicates
 
-
-def register(plan: agreed.RegisterPlan, outputs: Outputs, report: Reporter) -> agreed.RegisterResult:
-    """Decode every image of a source into arrays of fixed-size rows, and list them in a manifest."""
-    if (plan.controls.share is None) == (plan.controls.folder is None):
-        raise Failed("plan_invalid", "controls need either a share or a folder")
-    report.expect({"load": 95.0, "save": 5.0})
-    source = {"builtin": _builtin_source, "folder": _folder_source}.get(plan.source.kind)
-    if source is None:
-        raise Failed("plan_invalid", f"there is no source of kind {plan.source.kind!r}")
-    with report.phase("load"), refused_as("data_error", images.DataError):
-        described = source(plan)
-        digests: list[bytes] = []
-        file_digests: list[bytes | None] = []
-        shape = (0, 0, 0)
-        with outputs.open(PIXELS) as file:
-            for done, (pixels, file_digest) in enumerate(described.rows, start=1):
-                file.write(pixels.tobytes())
-                digests.append(images.row_digest(pixels))
-                file_digests.append(file_digest)
-                shape = (pixels.shape[0], pixels.shape[1], pixels.shape[2])
-                report.step(done, len(described.keys), "image")
-        _refuse_shared_images(described, digests)
-    with report.phase("save"):
-        lines = [
-            {
-                "index": index,
-                "key": key,
-                "sha256": digests[index].hex(),
-                "file_sha256": _hex(file_digests[index]),
-                "label": int(described.labels[index]),
-                "split": "control" if described.controls[index] else "train",
-            }
-            for index, key in enumerate(described.keys)
-        ]
-        manifest = "".join(json.dumps(line, separators=(",", ":")) + "\n" for line in lines).encode()
-        outputs.write(LABELS, described.labels.astype(np.int32).tobytes())
-        outputs.write(DIGESTS, b"".join(digests))
-        outputs.write(MANIFEST, manifest)
-    controls = int(described.controls.sum())
-    return agreed.RegisterResult(
-        rows=len(lines),
-        shape=shape,
-        classes=described.classes,
-        train=len(lines) - controls,
-        controls=controls,
-        manifest_sha256=hashlib.sha256(manifest).hexdigest(),
-    )
+LOADING, SAVING = 95.0, 5.0  # share of the work without comparisons
+COMPARING = 7e-5  # of the time that reading an image takes, to compare it with one other
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
-    """What a source holds, row by row."""
+class Read:
+    """What is remembered of every image once its pixels are written."""
 
-    keys: list[str]
-    labels: NDArray[np.int64]
-    classes: list[str]
-    controls: NDArray[np.bool_]
-    rows: Iterator[tuple[images.Pixels, bytes | None]]  # pixels, and sha256 of the file where there is one
-
-
-def _builtin_source(plan: agreed.RegisterPlan) -> Source:
-    if plan.source.path != "digits":
-        raise Failed("plan_invalid", f"there is no builtin training set {plan.source.path!r}: choose digits")
-    if plan.controls.share is None:
-        raise Failed("plan_invalid", "a builtin training set has no folders: give a share of controls")
-    pixels, labels, classes = images.digits()
-    # Digits have no names, and neighbours were written by one hand: they are shuffled, and numbered within each split.
-    chosen = images.draw_controls(len(pixels), plan.controls.share, seed=plan.seed)
-    order = np.random.default_rng([plan.seed, 1]).permutation(len(pixels))
-    order = np.concatenate([order[chosen[order]], order[~chosen[order]]])
-    controls = chosen[order]
-    count = int(controls.sum())
-    keys = [f"control/{row:05d}" if row < count else f"train/{row - count:05d}" for row in range(len(order))]
-    return Source(keys, labels[order], classes, controls, ((pixels[row], None) for row in order))
+    digests: list[bytes]
+    file_digests: list[bytes | None]
+    thumbnails: NDArray[np.float32]
+    shape: tuple[int, int, int]
 
 
-def _folder_source(plan: agreed.RegisterPlan) -> Source:
-    folder, split = Path(plan.source.path), plan.controls.folder
-    entries = images.entries(folder, splits=split is not None)
-    classes = sorted({entry.label for entry in entries})
-    labels = np.array([classes.index(entry.label) for entry in entries], dtype=np.int64)
-    if plan.controls.share is not None:
-        controls = images.draw_controls(len(entries), plan.controls.share, seed=plan.seed)
-    else:
-        controls = np.array([entry.top == split for entry in entries])
-        if controls.all() or not controls.any():
-            raise images.DataError(f"{folder.name}: there are no {'training' if controls.all() else 'control'} images")
-    for label, name in enumerate(classes):
-        if controls[labels == label].all():
-            raise images.DataError(f"class {name} has no training images")
-    if len(classes) < 2:
-        raise images.DataError(f"{folder.name}: there is one class only")
-    keys = [entry.key for entry in entries]
-    return Source(keys, labels, classes, controls, images.decode_all(folder, keys))
+def register(plan: agreed.RegisterPlan, outputs: Outputs, report: Reporter) -> agreed.RegisterResult:
+    """Decode every image of a source into arrays of fixed-size rows, list them in a manifest, and compare them."""
+    if (plan.controls.share is None) == (plan.controls.folder is None):
+        raise Failed("plan_invalid", "controls need either a share or a folder")
+    report.expect({"load": LOADING, "save": SAVING})
+    with report.phase("load"), refused_as("data_error", images.DataError):
+        source = describe(plan)
+        report.add({"compare": LOADING * COMPARING * len(source.keys)})
+        read = _read(source, outputs, report)
+        source = _without_shared_images(source, read.digests)
+    with report.phase("compare"):
+        found = near_duplicates.search(
+            read.thumbnails,
+            np.frombuffer(b"".join(read.digests), np.uint8).reshape(-1, images.DIGEST_BYTES),
+            on_images=lambda done, count: report.step(done, count, "comparison"),
+        )
+    with report.phase("save"):
+        manifest = "".join(map(_line, _rows(source, read))).encode()
+        outputs.write(LABELS, source.labels.astype(np.int32).tobytes())
+        outputs.write(DIGESTS, b"".join(read.digests))
+        outputs.write(MANIFEST, manifest)
+        outputs.write(NEAR_DUPLICATES, "".join(map(_line, _pairs(found))).encode())
+    controls = int(source.controls.sum())
+    return agreed.RegisterResult(
+        rows=len(source.keys),
+        shape=read.shape,
+        classes=source.classes,
+        train=len(source.keys) - controls,
+        controls=controls,
+        manifest_sha256=hashlib.sha256(manifest).hexdigest(),
+        near_duplicates=agreed.NearDuplicates(
+            method=near_duplicates.METHOD,
+            searched=found.searched,
+            why_not=found.why_not,
+            threshold=found.threshold,
+            median_distance=found.median,
+            neighbours=near_duplicates.NEIGHBOURS,
+            capped=found.capped,
+            pairs=len(found.first),
+        ),
+    )
 
 
-def _hex(digest: bytes | None) -> str | None:
-    return None if digest is None else digest.hex()
+def _read(source: Source, outputs: Outputs, report: Reporter) -> Read:
+    digests: list[bytes] = []
+    file_digests: list[bytes | None] = []
+    thumbnails: list[NDArray[np.float32]] = []
+    shape = (0, 0, 0)
+    with outputs.open(PIXELS) as file:
+        for done, (pixels, file_digest) in enumerate(source.rows, start=1):
+            file.write(pixels.tobytes())
+            digests.append(images.row_digest(pixels))
+            file_digests.append(file_digest)
+            thumbnails.append(near_duplicates.thumbnail(pixels))
+            shape = (pixels.shape[0], pixels.shape[1], pixels.shape[2])
+            report.step(done, len(source.keys), "image")
+    return Read(digests, file_digests, np.stack(thumbnails), shape)
 
 
-def _refuse_shared_images(source: Source, digests: list[bytes]) -> None:
-    """A control that is the exact copy of a training image has been trained on."""
+def _rows(source: Source, read: Read) -> Iterator[dict[str, Any]]:
+    for index, key in enumerate(source.keys):
+        file_digest = read.file_digests[index]
+        yield {
+            "index": index,
+            "key": key,
+            "sha256": read.digests[index].hex(),
+            "file_sha256": None if file_digest is None else file_digest.hex(),
+            "label": int(source.labels[index]),
+            "split": "control" if source.controls[index] else "train",
+            "subject": None if source.subjects is None else source.subjects[index],
+        }
+
+
+def _pairs(found: near_duplicates.Found) -> Iterator[dict[str, Any]]:
+    for first, second, distance in zip(found.first, found.second, found.distance, strict=True):
+        yield {"first": int(first), "second": int(second), "distance": float(distance)}
+
+
+def _line(entry: dict[str, Any]) -> str:
+    return json.dumps(entry, separators=(",", ":")) + "\n"
+
+
+def _without_shared_images(source: Source, digests: list[bytes]) -> Source:
+    """A control that is the exact copy of a training image has been trained on.
+
+    Whoever made the set must remove one of them. Of a published set nobody can: there the copy counts as trained on.
+    """
     trained = {digest: row for row, digest in enumerate(digests) if not source.controls[row]}
-    for row in np.flatnonzero(source.controls):
-        if digests[row] in trained:
-            raise images.DataError(
-                f"{source.keys[row]}: a control, but the same image as {source.keys[trained[digests[row]]]}, which is "
-                "trained on: remove one of them"
-            )
+    shared = [int(row) for row in np.flatnonzero(source.controls) if digests[row] in trained]
+    if shared and not source.published:
+        raise images.DataError(
+            f"{source.keys[shared[0]]}: a control, but the same image as {source.keys[trained[digests[shared[0]]]]}, "
+            "which is trained on: remove one of them"
+        )
+    controls = source.controls.copy()
+    controls[shared] = False
+    return dataclasses.replace(source, controls=controls)

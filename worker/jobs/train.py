@@ -22,6 +22,7 @@ from worker.jobs.loading import (
     check_network,
     check_rows,
     load_data,
+    load_network,
 )
 from worker.jobs.outputs import CHECKPOINT, MEMBERS, PHI, Outputs
 from worker.jobs.progress import Reporter
@@ -30,7 +31,10 @@ from worker.unlearning import checkpoint, references, rehearsal, training
 
 
 def train(plan: agreed.TrainPlan, outputs: Outputs, report: Reporter) -> agreed.TrainResult:
-    """Train a model and its reference models, save what these say of every image, rehearse, and drop their weights."""
+    """Train a model and its reference models, save what these say of every image, rehearse, and drop their weights.
+
+    An uploaded model is checked instead of trained; its references follow the recipe that it came with.
+    """
     device = choose_device()
     pool = np.array([*plan.train, *plan.controls], dtype=np.int64)
     half, rehearsed = len(pool) / 2, plan.rehearsal
@@ -40,7 +44,7 @@ def train(plan: agreed.TrainPlan, outputs: Outputs, report: Reporter) -> agreed.
     report.expect(
         {
             "load": 0.01 * work,
-            "train": float(plan.recipe.epochs * len(plan.train)),
+            "train": float(plan.recipe.epochs * len(plan.train)) if plan.checkpoint is None else 0.01 * work,
             "references": plan.recipe.epochs * half * plan.references,
             "rehearse": runs * (plan.unlearn.epochs * plan.unlearn.retain_share + 1) * half,
             "save": 0.01 * work,
@@ -56,7 +60,10 @@ def train(plan: agreed.TrainPlan, outputs: Outputs, report: Reporter) -> agreed.
         with refused_as("plan_invalid", ValueError):
             members = references.assign(len(pool), plan.references, seed=seed_for(plan.seed, "assign"))
     with report.phase("train"):
-        network = train_network(plan, data.subset(trained), "model", noted(report, plan.recipe.epochs, []))
+        if plan.checkpoint is None:
+            network = train_network(plan, data.subset(trained), "model", noted(report, plan.recipe.epochs, []))
+        else:
+            network = load_network(plan.data, plan.network, plan.checkpoint).to(device)
     with report.phase("references"):
         phi, kept = _train_references(plan, data, pool, members, outputs, report)
     with report.phase("rehearse"), training_errors():
@@ -95,6 +102,7 @@ def train(plan: agreed.TrainPlan, outputs: Outputs, report: Reporter) -> agreed.
         reference_train_size=int(members.sum(1).max()),
         rehearsal=[agreed.RehearsedStrength(**dataclasses.asdict(strength)) for strength in strengths],
         reference_weights_deleted=all(trace() is None for trace in traces),
+        uploaded=plan.checkpoint is not None,
     )
 
 

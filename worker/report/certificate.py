@@ -24,13 +24,13 @@ def certificate(facts: Json) -> Json:
         {
             "document": facts["head"],
             "outcome": facts["outcome"],
-            "finding": _finding(facts["erasures"], rejected),
+            "finding": _finding(facts, rejected),
             "request": facts["request"],
             "scope": {**facts["scope"], "out_of_scope": list(wording.OUT_OF_SCOPE)},
             "erasures": facts["erasures"],
             "destroyed": facts["destroyed"],
             "kept": facts["kept"],
-            "limits": list(wording.CERTIFICATE_LIMITS),
+            "limits": wording.limits(wording.CERTIFICATE_LIMITS, facts["scope"]["training_set"]["near_duplicates"]),
             "trail": facts["trail"],
         }
     )
@@ -65,10 +65,11 @@ def _of(model: Json, references: set[str]) -> list[Json]:
     return [sample for sample in model["samples"] if sample["reference"] in references]
 
 
-def _finding(erasures: list[Json], rejected: bool) -> Json:
+def _finding(facts: Json, rejected: bool) -> Json:
     """The weakest verdict stands above: a certificate is no better than the worst of its models."""
     if rejected:
         return _said("not_audited", wording.REJECTED_HEADLINE, wording.REJECTED, [], [])
+    erasures = facts["erasures"]
     order = ("under_unlearned", "over_unlearned", "inconclusive", "pass", "exact")
     verdicts = [erasure["verdict"] for erasure in erasures if erasure["verdict"] is not None]
     worst = next((verdict for verdict in order if verdict in verdicts), "not_audited")
@@ -78,6 +79,8 @@ def _finding(erasures: list[Json], rejected: bool) -> Json:
         headline += f"; {wording.HEADLINES[worst]}"
     by_a_person = any(erasure["overrides"] and erasure["overrides"][-1]["action"] == "released" for erasure in erasures)
     notes = [wording.RELEASED_BY_A_PERSON] if by_a_person else []
+    near = {one["near"] for one in facts["scope"]["near_duplicates"] if one["now"] == "trained_on"}
+    notes += [wording.near_duplicates_left(len(near))] if near else []
     return _said(worst, headline, wording.COMPLETED, reasons, notes)
 
 

@@ -71,7 +71,7 @@ def re_audit(facts: Json, result: Result) -> Json:
     return checked(
         {
             **_common(facts, outcome),
-            "finding": _said(audit["verdict"], [], audit["reasons"]),
+            "finding": _said(audit["verdict"], _origin(facts), audit["reasons"]),
             "action": None,
             "utility": {"now": outcome["utility"], "verdict": None},
             "audit": {**_frame(facts, outcome, None), "now": _model(facts, audit, outcome)},
@@ -118,7 +118,7 @@ def _common(facts: Json, outcome: Json) -> Json:
         "policy": facts["policy"],
         "overrides": facts["overrides"],
         "downloads": facts["downloads"],
-        "limits": list(wording.AUDIT_LIMITS),
+        "limits": wording.limits(wording.AUDIT_LIMITS, facts["scope"]["training_set"]["near_duplicates"]),
         "trail": facts["trail"],
     }
 
@@ -135,7 +135,11 @@ def _finding(outcome: Json, facts: Json) -> Json:
         )
         if holds
     ]
-    return _said(verdict, notes, outcome["reasons"])
+    return _said(verdict, notes + _origin(facts), outcome["reasons"])
+
+
+def _origin(facts: Json) -> list[str]:
+    return [wording.UPLOADED] if facts["scope"]["uploaded_checkpoint"] is not None else []
 
 
 def _said(verdict: str, notes: list[str], reasons: list[str]) -> Json:

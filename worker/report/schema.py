@@ -16,6 +16,7 @@ from worker.plan import (
     Environment,
     Estimate,
     LadderStep,
+    NearDuplicates,
     Provenance,
     RehearsedStrength,
     Utility,
@@ -40,7 +41,7 @@ class Head(Part):
     """Group 1. The sha256 of the files and the signature are in the envelope."""
 
     id: Id
-    schema_version: Literal["1.0"]
+    schema_version: Literal["1.0", "1.1"] = Field(description="1.1 added near-duplicates and uploaded models.")
     kind: Literal["audit_report", "re_audit", "erasure_certificate"]
     edition: int = Field(ge=1)
     supersedes: Id | None = Field(description="Id of the edition before.")
@@ -92,6 +93,10 @@ class TrainingSet(Part):
     shape: list[int] = Field(description="Channels, height, width.")
     classes: list[str]
     left_out_at_registration: int | None = Field(description="Rows whose content was erased elsewhere before.")
+    near_duplicates: NearDuplicates | None = Field(
+        default=None,
+        description="How pairs of nearly the same image were searched for at registration; null: they were not.",
+    )
 
 
 class Version(Part):
@@ -107,6 +112,9 @@ class Scope(Part):
     model: str
     network: Values
     recipe: Values
+    uploaded_checkpoint: Sha256 | None = Field(
+        default=None, description="Of the upload that the model's first version was made of; null: it was trained here."
+    )
     base_version: Version | None
     new_version: Version | None = Field(description="null in a re-audit, which makes none.")
     forget_samples: int
@@ -356,10 +364,24 @@ class Kept(Part):
     reason: str
 
 
+class NearDuplicate(Part):
+    """An image that is nearly the same as one of the request's, and that the request does not name."""
+
+    sample: Reference = Field(description="Of the request.")
+    near: Reference
+    distance: float = Field(description="Root mean square difference of thumbnails in [0, 1].")
+    now: Literal["trained_on", "control", "erased"] = Field(
+        description="When this was written; control: never trained on."
+    )
+
+
 class CertificateScope(Part):
     training_set: TrainingSet
     samples: list[Reference]
     controls: list[Reference] = Field(description="Asked for too, and never trained on by any model.")
+    near_duplicates: list[NearDuplicate] = Field(
+        default_factory=list, description="Closest first; how they were searched for is said of the training set."
+    )
     excluded_models: list[dict[str, str]] = Field(
         description="Models of the set that the request did not reach, and why."
     )

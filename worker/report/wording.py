@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-SCHEMA_VERSION = "1.0"
+from typing import Any
+
+SCHEMA_VERSION = "1.1"
 PAPER = "arXiv 2503.00917"
 VERIFY = "amun verify BUNDLE.zip --key jwks.json, or in the unpacked bundle: python verify.py . --key jwks.json"
 
@@ -54,6 +56,11 @@ INCIDENT = (
     "set may be near-duplicates of the forgotten, or the controls unlike them."
 )
 WITHDRAWN = "Every step that the policy allows has failed: the model was withdrawn, and no version of it is served."
+UPLOADED = (
+    "The model's first version was uploaded, not trained here. That it was trained by this recipe, and on no control, is "
+    "the word of whoever uploaded it. z holds although the reference models may be trained otherwise, because it is "
+    "calibrated on controls under this very model; RMIA and LiRA lean on the reference models more, and say less here."
+)
 REHEARSED = "What speaks for it is the rehearsal at this size, before any request arrived: see Rehearsal."
 
 THREAT_MODEL = (
@@ -86,10 +93,11 @@ NO_SANITISATION = (
     "Files are overwritten, deleted and read back as gone. That is no sanitisation of the medium (NIST SP 800-88), nor of "
     "its snapshots."
 )
-OTHERS = (
+UNLIKE_CONTROLS = (
     "The forget set is compared with never-trained controls as if drawn from the same source. A request that is unlike "
-    "the controls (one writer, one camera) shifts the statistics by itself; the blind baseline shows how unlike it is.",
-    "Exact copies of an image are found by their pixels. Near-duplicates were not searched for.",
+    "the controls (one writer, one camera) shifts the statistics by itself; the blind baseline shows how unlike it is."
+)
+OTHERS = (
     "Back-ups, data lakes, caches and copies outside this service are out of scope.",
     "Reference signals, sample references and the ledger of keyed hashes are pseudonymised personal data. Signals are kept "
     "until the sample is erased; the ledger is kept so that an erased image is not trained on again (GDPR Article 17(3)(b) "
@@ -99,8 +107,14 @@ OTHERS = (
     "issuer's own.",
     "This document draws no legal conclusion.",
 )
-AUDIT_LIMITS = (STATISTICAL, APPROXIMATE, NOT_TRIED_LIMIT, KEPT_EARLIER, *OTHERS)
-CERTIFICATE_LIMITS = (STATISTICAL, APPROXIMATE, KEPT_EARLIER, NO_SANITISATION, NOT_TRIED_LIMIT, *OTHERS)
+AUDIT_LIMITS = (STATISTICAL, APPROXIMATE, NOT_TRIED_LIMIT, KEPT_EARLIER, UNLIKE_CONTROLS)
+CERTIFICATE_LIMITS = (STATISTICAL, APPROXIMATE, KEPT_EARLIER, NO_SANITISATION, NOT_TRIED_LIMIT, UNLIKE_CONTROLS)
+
+COPIES = "Exact copies of an image are found by their pixels."
+NOT_SEEN = (
+    "Pictures that were shifted, cropped, turned or mirrored are not found so, nor other pictures of the same person or "
+    "object. What was found is listed, and forgotten only where it is asked for."
+)
 
 COMPLETED_HEADLINE = "completed"
 REJECTED_HEADLINE = "rejected"
@@ -115,3 +129,26 @@ REJECTED = (
 )
 LEDGER_KEPT = "so that an erased image is refused at every later registration or retraining"
 REQUEST_KEPT = "record of the request and of this certificate"
+
+
+def near_duplicates_left(count: int) -> str:
+    images = "One image that this request does not name is" if count == 1 else f"{count} images not named here are"
+    return f"{images} nearly the same as some of its own, and may still be trained on: see Near-duplicates."
+
+
+def limits(fixed: tuple[str, ...], near_duplicates: dict[str, Any] | None) -> list[str]:
+    """All limits of a document; ``near_duplicates`` is how they were searched for in its training set, if at all."""
+    return [*fixed, f"{COPIES} {_searched(near_duplicates)}", *OTHERS]
+
+
+def _searched(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "Near-duplicates were not searched for in this set."
+    if not found["searched"]:
+        return f"Near-duplicates could not be told in this set: {found['why_not']}."
+    capped = f"; {found['capped']} images may have more than the {found['neighbours']} that were looked at"
+    return (
+        f"Near-duplicates were searched for at registration, among {found['searched']} distinct images: "
+        f"{found['method']}. Threshold {found['threshold']:.4g}, median {found['median_distance']:.4g}, pairs found "
+        f"{found['pairs']}{capped if found['capped'] else ''}. {NOT_SEEN}"
+    )

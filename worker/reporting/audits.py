@@ -119,6 +119,7 @@ def gather(
             "model": model.name,
             "network": model.network,
             "recipe": model.recipe,
+            "uploaded_checkpoint": model.checkpoint,
             "base_version": rows.version(base),
             "new_version": {"number": number, "sha256": new.sha256, "size": new.size} if new else None,
         },

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from models.records import (
     Model,
     ModelStatus,
     ModelVersion,
+    NearDuplicate,
+    Sample,
     Split,
     Suppression,
     TrainingSet,
@@ -88,6 +91,7 @@ def gather(session: Session, settings: Settings, request: DeletionRequest) -> Js
             "training_set": rows.training_set(training_set),
             "samples": [references[index] for index in samples],
             "controls": [references[index] for index in controls],
+            "near_duplicates": _near_duplicates(session, key, training_set, references),
             "excluded_models": _excluded(session, request, {erasure.model_id for erasure, _ in erasures}, samples),
         },
         "erasures": [_line(session, settings, erasure, model, own, samples) for erasure, model in erasures],
@@ -95,6 +99,43 @@ def gather(session: Session, settings: Settings, request: DeletionRequest) -> Js
         "kept": _kept(session, settings, request, [tuple(pair) for pair in erasures], samples, controls),
         "trail": rows.trail(session, settings, _about(session, [tuple(pair) for pair in erasures], samples)),
     }
+
+
+def _near_duplicates(session: Session, key: bytes, training_set: TrainingSet, own: dict[int, str]) -> list[Json]:
+    """Images nearly the same as the request's ``own``, rows to references, that it does not name; closest first."""
+    pairs: dict[tuple[int, int], float] = {}
+    for column, other in ((NearDuplicate.first, NearDuplicate.second), (NearDuplicate.second, NearDuplicate.first)):
+        for some in rows.some_at_once(own):
+            found = select(column, other, NearDuplicate.distance).where(
+                NearDuplicate.training_set_id == training_set.id, column.in_(some)
+            )
+            for sample, near, distance in session.execute(found):
+                if near not in own:
+                    pairs[sample, near] = distance
+    now = _state(session, training_set, {near for _, near in pairs})
+    listed: list[Json] = [
+        {
+            "sample": own[sample],
+            "near": sample_reference(key, training_set.id, near),
+            "distance": distance,
+            "now": now[near],
+        }
+        for (sample, near), distance in pairs.items()
+    ]
+    return sorted(listed, key=lambda line: (line["distance"], line["sample"], line["near"]))
+
+
+def _state(session: Session, training_set: TrainingSet, indices: Collection[int]) -> dict[int, str]:
+    """What became of rows by now. That somebody asked to erase one, and waits, is not for this request to know."""
+    states = {}
+    for some in rows.some_at_once(indices):
+        found = select(Sample.index, Sample.split, Sample.erased_at).where(
+            Sample.training_set_id == training_set.id, Sample.index.in_(some)
+        )
+        for index, split, erased_at in session.execute(found):
+            kept = "trained_on" if split is Split.TRAIN else "control"
+            states[index] = kept if erased_at is None else "erased"
+    return states
 
 
 def _edition(session: Session, request: DeletionRequest) -> Json:
@@ -237,8 +278,7 @@ def _stays(what: str, count: int, reason: str) -> Json:
 
 def _ledger(session: Session, request: DeletionRequest, indices: list[int]) -> int:
     found = 0
-    for start in range(0, len(indices), rows.IDS_AT_ONCE):
-        some = indices[start : start + rows.IDS_AT_ONCE]
+    for some in rows.some_at_once(indices):
         found += (
             session.scalar(
                 select(func.count())

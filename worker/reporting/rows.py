@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,6 +33,13 @@ DECISIONS = {"version.released": "released", "version.quarantined": "quarantined
 DOWNLOADED = "checkpoint.downloaded"
 SECONDS_A_DAY = 86400
 IDS_AT_ONCE = 500
+
+
+def some_at_once(indices: Iterable[int]) -> Iterator[list[int]]:
+    """Rows of a training set, as many as one statement takes."""
+    ordered = sorted(indices)
+    for start in range(0, len(ordered), IDS_AT_ONCE):
+        yield ordered[start : start + IDS_AT_ONCE]
 
 
 def at(time: datetime) -> str:
@@ -115,6 +122,7 @@ def training_set(made: TrainingSet) -> Json:
         "shape": made.shape,
         "classes": made.classes,
         "left_out_at_registration": made.suppressed,
+        "near_duplicates": made.near_duplicates,
     }
 
 

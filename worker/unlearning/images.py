@@ -43,8 +43,16 @@ class Entry:
     top: str | None  # the folder above the class folder, in a folder with splits
 
 
-def entries(folder: Path, *, splits: bool) -> list[Entry]:
+def refuse_links(path: Path) -> None:
+    """Raises DataError for a path that is relative, or that leads through a link or ``..``."""
+    if ".." in path.parts or not path.is_absolute() or os.path.realpath(path) != os.path.normpath(path):
+        raise DataError(f"{path}: a source must be an absolute path without links and '..'")
+
+
+def entries(folder: Path, *, splits: bool, beside: str | None = None) -> list[Entry]:
     """Every file of ``folder``/class/file, or of ``folder``/split/class/file, sorted by key.
+
+    ``beside`` is the name of a file directly in ``folder`` that is no image and passed over.
 
     Nothing is passed over: a link, anything that is neither file nor folder, and a file or folder at another level is an
     error, so that what is registered is what was meant.
@@ -52,25 +60,26 @@ def entries(folder: Path, *, splits: bool) -> list[Entry]:
     Raises:
         DataError: one of these, an unreadable or empty folder, or a folder that is reached through a link or ``..``.
     """
-    if ".." in folder.parts or not folder.is_absolute() or os.path.realpath(folder) != os.path.normpath(folder):
-        raise DataError(f"{folder}: a source must be an absolute path without links and '..'")
+    refuse_links(folder)
     depth = 2 if splits else 1
     found = [
         Entry(key="/".join(parts), label=parts[-2], top=parts[0] if splits else None)
-        for parts in _walk(folder, (), depth)
+        for parts in _walk(folder, (), depth, beside)
     ]
     if not found:
         raise DataError(f"{folder.name}: there are no images in it")
     return sorted(found, key=lambda entry: entry.key)
 
 
-def _walk(folder: Path, above: tuple[str, ...], depth: int) -> Iterator[tuple[str, ...]]:
+def _walk(folder: Path, above: tuple[str, ...], depth: int, beside: str | None = None) -> Iterator[tuple[str, ...]]:
     try:
         with os.scandir(folder) as listing:
             children = list(listing)
     except OSError as error:
         raise DataError(f"{'/'.join(above) or folder.name}: the folder cannot be read ({error.strerror})") from error
     for child in children:
+        if child.name == beside:
+            continue
         parts = (*above, child.name)
         key = "/".join(parts)
         if not child.name.isprintable():  # control characters, and bytes that are no UTF-8
@@ -87,19 +96,26 @@ def _walk(folder: Path, above: tuple[str, ...], depth: int) -> Iterator[tuple[st
             raise DataError(f"{key}: an image file is expected here")
 
 
-def read_file(folder: Path, key: str) -> bytes:
-    """The bytes of an image file. Raises DataError where it is no regular file, unreadable or over 64 MiB."""
+@contextmanager
+def opened(path: Path, key: str) -> Iterator[BinaryIO]:
+    """A regular file to read, not through a link. Raises DataError, with the name ``key``, where it is none."""
     try:
-        descriptor = os.open(folder / key, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         with open(descriptor, "rb") as file:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
                 raise DataError(f"{key}: it is not a regular file")
-            if status.st_size > MAX_FILE_BYTES:
-                raise DataError(f"{key}: {status.st_size} bytes are more than the {MAX_FILE_BYTES} allowed")
-            return file.read(MAX_FILE_BYTES)
+            yield file
     except OSError as error:
         raise DataError(f"{key}: the file cannot be read ({error.strerror})") from error
+
+
+def read_file(folder: Path, key: str) -> bytes:
+    """The bytes of an image file. Raises DataError where it is no regular file, unreadable or over 64 MiB."""
+    with opened(folder / key, key) as file:
+        size = os.fstat(file.fileno()).st_size
+        if size > MAX_FILE_BYTES:
+            raise DataError(f"{key}: {size} bytes are more than the {MAX_FILE_BYTES} allowed")
+        return file.read(MAX_FILE_BYTES)
 
 
 def decode(content: bytes, key: str) -> Pixels:

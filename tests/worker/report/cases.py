@@ -9,6 +9,7 @@ from typing import Any
 from models.parameters import DEMO
 from worker import gate, report
 from worker.plan import Result, load_result
+from worker.report import wording
 
 Json = dict[str, Any]
 
@@ -69,6 +70,7 @@ def facts(result: Result) -> Json:
             "model": "digits-cnn",
             "network": DEMO.network.model_dump(mode="json"),
             "recipe": DEMO.recipe.model_dump(mode="json"),
+            "uploaded_checkpoint": None,
             "base_version": {"number": 1, "sha256": "a" * 64, "size": 63760},
             "new_version": {"number": 2, "sha256": "b" * 64, "size": 63760},
         },
@@ -101,7 +103,7 @@ def facts(result: Result) -> Json:
 def head() -> Json:
     return {
         "id": REPORT,
-        "schema_version": "1.0",
+        "schema_version": wording.SCHEMA_VERSION,
         "kind": "audit_report",
         "edition": 1,
         "supersedes": None,
@@ -157,6 +159,16 @@ def training_set() -> Json:
         "shape": [1, 8, 8],
         "classes": [str(digit) for digit in range(10)],
         "left_out_at_registration": 0,
+        "near_duplicates": {
+            "method": "thumbnails",
+            "searched": 1797,
+            "why_not": None,
+            "threshold": 0.0598,
+            "median_distance": 0.126,
+            "neighbours": 10,
+            "capped": 1,
+            "pairs": 2,
+        },
     }
 
 
@@ -187,6 +199,7 @@ def certificate_facts(document: Json) -> Json:
             "training_set": training_set(),
             "samples": samples,
             "controls": [],
+            "near_duplicates": [near_duplicate(samples[0], "trained_on"), near_duplicate(samples[-1], "erased")],
             "excluded_models": [{"model": "digits-wide", "reason": "trained after the request, without the samples"}],
         },
         "erasures": [
@@ -212,6 +225,10 @@ def certificate_facts(document: Json) -> Json:
         "kept": [{"what": "keyed hashes in the ledger", "count": 4 * len(samples), "reason": "refusal"}],
         "trail": trail(),
     }
+
+
+def near_duplicate(sample: str, now: str) -> Json:
+    return {"sample": sample, "near": f"{int(sample, 16) ^ 0xFF:016x}", "distance": 0.0415, "now": now}
 
 
 def rejected_certificate() -> Json:

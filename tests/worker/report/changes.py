@@ -17,6 +17,8 @@ OTHER_WORDS = {
     "pass": "inconclusive",
     "exact": "pass",
     "done": "failed",
+    "trained_on": "control",
+    "erased": "control",
     "primary": "secondary",
     "checkpoint": "controls",
     "reference signals": "controls",
