@@ -136,12 +136,8 @@ class Api:
         return self._gathered(lambda paging: self.get(path, {**params, **paging}), most)
 
     def search(self, path: str, body: Mapping[str, Any], most: int | None) -> tuple[list[dict[str, Any]], bool]:
-        """As ``pages``, of a search whose terms may name a person and so go in the body. It changes nothing."""
-
-        def page(paging: dict[str, Any]) -> httpx.Response:
-            return self._send("POST", path, again=True, json=dict(body), params=paging)
-
-        return self._gathered(page, most)
+        """As ``pages``, of a search whose terms may name a person: all of it goes in the body. It changes nothing."""
+        return self._gathered(lambda paging: self.post(path, {**body, **paging}, again=True), most)
 
     @contextmanager
     def stream(
@@ -166,13 +162,18 @@ class Api:
             with self._answered():
                 answer = self.http.request(method, path, **more)
             if answer.is_success:
-                return answer
+                return self._ours(answer)
             wait = _retry_after(answer)
             if not again or not left or wait is None or wait > MOST_WAIT_SECONDS:
                 break
             note(f"the service asks to wait {wait:.0f} s ({answer.status_code})")
             self.deadline.sleep(wait)
         raise Refused(answer)
+
+    def _ours(self, answer: httpx.Response) -> httpx.Response:
+        if answer.content and not answer.headers.get("Content-Type", "").startswith("application/json"):
+            raise Unreachable(f"What {self._url} answered is no JSON: it is not this service. Is --url right?")
+        return answer
 
     def _gathered(
         self, page: Callable[[dict[str, Any]], httpx.Response], most: int | None

@@ -10,8 +10,8 @@ from service.cli.choices import JobKind, JobStatus
 from service.cli.client import Api, Deadline
 from service.cli.completing import JobId, ModelOption
 from service.cli.exits import Exit
-from service.cli.options import SHORT_LIST, All, Limit, Timeout, Watch, listed, over_http
-from service.cli.output import Columns, Row, at, details, note, print_bytes, print_json, table
+from service.cli.options import SHORT_LIST, All, Limit, OptionalReason, Timeout, Watch, listed, over_http
+from service.cli.output import Columns, Row, at, details, due, note, print_bytes, print_json, table
 from service.cli.paths import to
 from service.cli.watching import job_outcome, watch_job
 
@@ -25,6 +25,7 @@ COLUMNS: Columns = {
     "progress": lambda row: f"{100 * row['progress']:.0f} %",
     "phase": "phase",
     "attempts": "attempts",
+    "due": lambda row: due(row) if row.get("due_at") else None,
     "made": at("created_at"),
     "error": lambda row: (row["error"] or {}).get("code"),
 }
@@ -63,9 +64,9 @@ def watch(api: Api, job_id: JobId, timeout: Timeout = None) -> Exit:
 
 
 @over_http(app, "cancel")
-def cancel(api: Api, job_id: JobId) -> None:
-    """Stop a job. The requests that it served are put on hold."""
-    answer = api.post(to("jobs", job_id, "cancel"))
+def cancel(api: Api, job_id: JobId, reason: OptionalReason = None) -> None:
+    """Stop a job. The requests that it served are put on hold, and stay due."""
+    answer = api.post(to("jobs", job_id, "cancel"), {"reason": reason} if reason is not None else {})
     if api.machine:
         print_bytes(answer.content)
     else:
@@ -109,6 +110,10 @@ def show_job(job: Row) -> None:
             "step": "step",
             "seconds left": lambda row: _seconds(row["eta_seconds"]),
             "attempts": "attempts",
+            "due": lambda row: due(row) if row.get("due_at") else None,
+            "requests": "requests",
+            "retry of": "retry_of",
+            "to be cancelled since": at("cancel_requested_at"),
             "worker": "worker",
             "made": at("created_at"),
             "not before": at("not_before"),

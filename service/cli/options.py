@@ -33,6 +33,9 @@ Machine = Annotated[
 All = Annotated[bool, typer.Option("--all", help="Every page.")]
 Limit = Annotated[int, typer.Option("--limit", min=1, help="Most records to show.")]
 Reason = Annotated[str, typer.Option("--reason", help="Why; it stays in the event log. Name no person in it.")]
+OptionalReason = Annotated[
+    str | None, typer.Option("--reason", help="Why; it stays in the event log. Name no person in it.")
+]
 Timeout = Annotated[
     float | None, typer.Option("--timeout", min=0, help="Seconds after which watching ends, with exit status 6.")
 ]

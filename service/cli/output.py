@@ -121,13 +121,14 @@ def at(field: str) -> Callable[[Row], str | None]:
 
 def due(row: Row) -> Text:
     """The last day and how far it is: red once it has passed, yellow in its last week."""
-    last = f"{datetime.fromisoformat(row['due_at']).astimezone(UTC):%Y-%m-%d}"
-    days = row.get("days_left")
+    day = datetime.fromisoformat(row["due_at"]).astimezone(UTC).date()
+    last = f"{day:%Y-%m-%d}"
+    days = row.get("days_left", (day - datetime.now(UTC).date()).days)  # a receipt stays as it was: it counts none
     if days is None:
         return Text(last)
     if days < 0:
         return Text(f"{last} ({_days(-days)} overdue)", style="red")
-    return Text(f"{last} ({_days(days)} left)", style="yellow" if days <= DUE_SOON_DAYS else "")
+    return Text(f"{last} ({_days(days)} left)", style="yellow" if row.get("due_soon", days <= DUE_SOON_DAYS) else "")
 
 
 def anything(value: Any, title: str = "") -> None:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import uuid
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from models import verify as verifier
 from service.cli import evidence
-from service.cli.choices import LIVE, Regulation, RequestStatus
+from service.cli.choices import Regulation, RequestStatus
 from service.cli.client import Api, Deadline, Refused, Stopped
 from service.cli.completing import ModelOption, RequestId, from_list
 from service.cli.exits import Exit
@@ -28,9 +27,10 @@ app = typer.Typer(no_args_is_help=True, help="Deletion requests: make, follow an
 PATH = "/v1/deletion-requests"
 NAMES = "Samples"
 
-SubjectFile = Annotated[
-    Path | None,
-    typer.Option("--subject-file", help="File with a person's identifier on each line; - reads standard input."),
+Statuses = Annotated[list[RequestStatus] | None, typer.Option("--status", help="May be repeated.")]
+SetOption = Annotated[
+    str | None,
+    typer.Option("--training-set", help="On this set only.", autocompletion=from_list("/v1/training-sets", "name")),
 ]
 
 
@@ -122,24 +122,29 @@ def watch(api: Api, request_id: RequestId, timeout: Timeout = None) -> Exit:
 @over_http(app, "list")
 def list_requests(
     api: Api,
-    statuses: Annotated[list[RequestStatus] | None, typer.Option("--status", help="May be repeated.")] = None,
+    statuses: Statuses = None,
     model: ModelOption = None,
+    training_set: SetOption = None,
+    regulation: Regulation | None = None,
     due_before: Annotated[str | None, typer.Option(help="A day, or a time with its zone.")] = None,
-    overdue: Annotated[
-        bool, typer.Option("--overdue", help="Due date passed and not ended, the oldest first.")
-    ] = False,
+    overdue: Annotated[bool, typer.Option("--overdue", help="Its due date has passed and it has not ended.")] = False,
+    sort: Annotated[
+        Literal["due", "-received"] | None, typer.Option(help="What is due first, or the newest, comes first.")
+    ] = None,
     everything: All = False,
     limit: Limit = SHORT_LIST,
 ) -> None:
-    """Requests, newest first; an application sees its own."""
-    params = {"model": model, "due_before": time_option(due_before, "--due-before")}
-    wanted = list(dict.fromkeys(statuses or []))
-    if overdue:
-        wanted = [status for status in (wanted or LIVE) if status in LIVE]
-        if not wanted:
-            raise typer.BadParameter("--overdue goes with the status of a request that has not ended")
-        params["due_before"] = min(filter(None, [params["due_before"], _now()]))
-    rows, more = _of_statuses(api, params, wanted, None if everything else limit, by_due_date=overdue)
+    """Requests, newest first, or due first where due dates are asked for. An application sees its own."""
+    params = {
+        "status": statuses or None,
+        "model": model,
+        "training_set": training_set,
+        "regulation": regulation,
+        "due_before": time_option(due_before, "--due-before"),
+        "overdue": True if overdue else None,
+        "sort": sort,
+    }
+    rows, more = api.pages(PATH, params, None if everything else limit)
     listed(api, rows, more, request_rows)
 
 
@@ -150,18 +155,21 @@ def search(
     subject_file: Annotated[
         Path | None, typer.Option(help="File with one person's identifier; - is standard input.")
     ] = None,
+    training_set: SetOption = None,
+    statuses: Statuses = None,
     everything: All = False,
     limit: Limit = SHORT_LIST,
 ) -> None:
-    """Requests of a case or a person."""
-    if (external_id is None) == (subject_file is None):
-        raise typer.BadParameter("give either --external-id or --subject-file")
-    body = {"external_id": external_id}
+    """Requests of a case or a person, also after the erasure."""
+    if external_id is None and subject_file is None:
+        raise typer.BadParameter("give --external-id, --subject-file or both")
+    body: dict[str, Any] = {"external_id": external_id, "training_set": training_set, "status": statuses or None}
     if subject_file is not None:
         named = lines(subject_file)
         if len(named) != 1:
             raise typer.BadParameter(f"{subject_file} must hold one identifier, on one line")
-        body = {"subject": named[0]}
+        body["subject"] = named[0]
+    body = {name: value for name, value in body.items() if value is not None}
     rows, more = api.search(f"{PATH}/search", body, None if everything else limit)
     listed(api, rows, more, request_rows)
 
@@ -213,23 +221,3 @@ def _watched(api: Api, request_id: str, timeout: float | None) -> Exit:
     if api.machine:
         print_json(request)
     return request_outcome(request)
-
-
-def _of_statuses(
-    api: Api, params: dict[str, Any], statuses: list[RequestStatus], most: int | None, *, by_due_date: bool
-) -> tuple[list[dict[str, Any]], bool]:
-    """The service filters by one status: several are as many lists, put together."""
-    rows: list[dict[str, Any]] = []
-    more = False
-    asked: list[RequestStatus | None] = [*statuses] or [None]
-    for status in asked:
-        found, cut = api.pages(PATH, {**params, "status": status}, most)
-        rows += found
-        more = more or cut
-    # An id of version 7 sorts by the time it was made.
-    rows.sort(key=lambda row: row["due_at"] if by_due_date else row["id"], reverse=not by_due_date)
-    return rows[:most], more or (most is not None and len(rows) > most)
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")

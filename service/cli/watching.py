@@ -32,10 +32,10 @@ def watch_job(api: Api, job_id: str) -> Answered:
             try:
                 for message in _streamed(api, f"{path}/events", last_id) if streams else ():
                     last_id = message.id
-                    if message.event == "end":
+                    if message.event in ("end", "error"):  # the job itself tells how, or whether to ask again
                         break
                     _show_message(shown, job, message)
-            except _NoStream:
+            except (_NoStream, Refused):  # a page, or no place for one more stream: looking at the job does as well
                 streams = False
             except Unreachable:
                 pass  # the next look at the job tells a stream that broke off from a service that is gone
@@ -125,7 +125,10 @@ def _job_of(api: Api, job_id: str) -> tuple[Answered | None, bool]:
 
 
 def _show_message(shown: Bars, job: Answered, message: Message) -> None:
-    data = json.loads(message.data)
+    try:
+        data = json.loads(message.data)
+    except ValueError:  # of no use to anybody; the job is looked at in the end
+        return
     if message.event == "progress":
         _show_job(shown, {**job, **data})
     elif isinstance(data, dict) and "name" in data:
