@@ -7,12 +7,13 @@ from typing import Any
 import typer
 
 from service.cli.choices import JobKind, JobStatus
-from service.cli.client import Api, Deadline
+from service.cli.client import Api
 from service.cli.completing import JobId, ModelOption
 from service.cli.exits import Exit
 from service.cli.options import SHORT_LIST, All, Limit, OptionalReason, Timeout, Watch, listed, over_http
 from service.cli.output import Columns, Row, at, details, due, note, print_bytes, print_json, table
 from service.cli.paths import to
+from service.cli.stopped import Deadline
 from service.cli.watching import job_outcome, watch_job
 
 app = typer.Typer(no_args_is_help=True, help="Jobs of the worker. For operators.")

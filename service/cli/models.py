@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from service.cli.choices import JOB_ENDED
-from service.cli.client import Api, Deadline
+from service.cli.client import Api
 from service.cli.completing import ModelName
 from service.cli.exits import Exit
 from service.cli.jobs import watched
@@ -16,6 +16,7 @@ from service.cli.naming import read_object
 from service.cli.options import SHORT_LIST, All, Limit, Reason, Timeout, Watch, listed, over_http
 from service.cli.output import Columns, at, details, note, print_bytes, table
 from service.cli.paths import to
+from service.cli.stopped import Deadline
 from service.cli.transfer import download, upload
 from service.cli.watching import job_outcome, watch_job
 

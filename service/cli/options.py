@@ -11,9 +11,10 @@ from typing import Annotated, Any, TypeVar, get_type_hints
 
 import typer
 
-from service.cli.client import DEFAULT_URL, Api, Stopped
+from service.cli.client import DEFAULT_URL, Api
 from service.cli.exits import EXITS, INTERRUPTED
 from service.cli.output import note, print_json
+from service.cli.stopped import Stopped
 
 Command = TypeVar("Command", bound=Callable[..., int | None])
 

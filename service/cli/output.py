@@ -70,9 +70,12 @@ def print_bytes(content: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def console(*, stderr: bool = False) -> Console:
-    made = Console(stderr=stderr, highlight=False, markup=False, emoji=False)
-    return made if made.is_terminal else Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=WIDE)
+def console(*, stderr: bool = False, markup: bool = False) -> Console:
+    """``markup`` for our own texts alone."""
+    made = Console(stderr=stderr, highlight=False, markup=markup, emoji=False)
+    if not made.is_terminal:
+        made.width = WIDE
+    return made
 
 
 def table(rows: Sequence[Row], columns: Columns) -> None:

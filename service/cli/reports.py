@@ -11,12 +11,13 @@ import typer
 from models import verify as verifier
 from service.cli import evidence
 from service.cli.choices import Verdict
-from service.cli.client import Api, Refused
+from service.cli.client import Api
 from service.cli.completing import ModelOption, ReportId
 from service.cli.exits import VERIFIER_EXITS, Exit
 from service.cli.options import SHORT_LIST, All, Limit, listed, over_http, time_option
-from service.cli.output import Columns, at, console, details, note, print_bytes, table
+from service.cli.output import Columns, at, console, details, moment, note, print_bytes, table
 from service.cli.paths import to
+from service.cli.stopped import Refused
 from service.cli.transfer import download
 
 app = typer.Typer(
@@ -125,12 +126,22 @@ def _show(document: dict[str, Any]) -> None:
     if not {"finding", "scope", "audit"} <= document.keys():
         details(document, {name.replace("_", " "): name for name in document})
         return
-    versions = {
-        name: document["scope"][name] for name in ("version_before", "new_version") if name in document["scope"]
+    head, scope, finding = document["document"], document["scope"], document["finding"]
+    shown: Columns = {
+        "id": lambda _: head["id"],
+        "kind": lambda _: head["kind"].replace("_", " "),
+        "edition": lambda _: head["edition"],
+        "supersedes": lambda _: head["supersedes"],
+        "issued": lambda _: moment(head["issued_at"]),
+        "model": lambda _: scope["model"],
+        "version before": lambda _: (scope["base_version"] or {}).get("number"),
+        "new version": lambda _: (scope["new_version"] or {}).get("number"),
+        "verdict": lambda _: finding["verdict"],
+        "in words": lambda _: finding["words"],
+        "overrides": lambda row: row["overrides"],
     }
-    shown: dict[str, Any] = {"id": document["document"]["id"], **document["finding"], **versions}
-    details(shown, {name.replace("_", " "): name for name in shown})
+    details(document, shown)
     if document["audit"].get("after") and document.get("action"):
         from service.demo_outcome import print_outcome
 
-        print_outcome(console(), document)
+        print_outcome(console(markup=True), document)

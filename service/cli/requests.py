@@ -11,7 +11,7 @@ import typer
 from models import verify as verifier
 from service.cli import evidence
 from service.cli.choices import Regulation, RequestStatus
-from service.cli.client import Api, Deadline, Refused, Stopped
+from service.cli.client import Api
 from service.cli.completing import ModelOption, RequestId, from_list
 from service.cli.exits import Exit
 from service.cli.naming import lines, selectors
@@ -19,6 +19,7 @@ from service.cli.options import SHORT_LIST, All, Limit, Timeout, Watch, listed, 
 from service.cli.output import anything, note, print_bytes, print_json
 from service.cli.paths import to
 from service.cli.requests_shown import request_rows, show_receipt, show_request
+from service.cli.stopped import Deadline, Refused, Stopped
 from service.cli.transfer import download
 from service.cli.watching import request_outcome, watch_request
 

@@ -12,7 +12,8 @@ from pathlib import Path
 import typer
 
 from service.cli.bars import counted
-from service.cli.client import Api, Damaged
+from service.cli.client import Api
+from service.cli.stopped import Damaged
 
 CHUNK = 1 << 20
 UPLOAD_SECONDS = 600.0  # the service answers once the last byte is on its disk

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import takewhile
 from typing import Any
 
 from service.cli.bars import Bars, bars
 from service.cli.choices import JOB_ENDED, LIVE, WAITING
-from service.cli.client import Api, Refused, Stopped, Unreachable
+from service.cli.client import Api
 from service.cli.exits import Exit
 from service.cli.output import note
 from service.cli.sse import Message, messages
+from service.cli.stopped import Refused, Stopped, Unreachable
 
 EVENT_STREAM = "text/event-stream"
 PAUSE_SECONDS = 1.0
-SILENCE_SECONDS = 60.0  # of a stream: it is asked for anew
+SILENCE_SECONDS = 20.0  # of a stream, which says something every 15 s: it is asked for anew
 PATIENCE = 5  # tries while the service does not answer: it may be starting again
 
 Answered = dict[str, Any]
@@ -30,7 +32,7 @@ def watch_job(api: Api, job_id: str) -> Answered:
         while job["status"] not in JOB_ENDED:
             _show_job(shown, job)
             try:
-                for message in _streamed(api, f"{path}/events", last_id) if streams else ():
+                for message in _streamed(api, f"{path}/events", last_id) if streams and _long_enough(api) else ():
                     last_id = message.id
                     if message.event in ("end", "error"):  # the job itself tells how, or whether to ask again
                         break
@@ -94,12 +96,15 @@ class _NoStream(Stopped):
 
 def _streamed(api: Api, path: str, last_id: str | None) -> Iterator[Message]:
     headers = {"Accept": EVENT_STREAM} | ({"Last-Event-ID": last_id} if last_id else {})
-    with api.stream(path, headers, seconds=api.deadline.left(SILENCE_SECONDS)) as answer:
+    with api.stream(path, headers, seconds=SILENCE_SECONDS) as answer:
         if not answer.headers.get("Content-Type", "").startswith(EVENT_STREAM):
             raise _NoStream
-        for message in messages(answer.iter_text(), last_id):
-            api.deadline.check()
-            yield message
+        yield from messages(takewhile(lambda _: _long_enough(api), answer.iter_text()), last_id)
+
+
+def _long_enough(api: Api) -> bool:
+    """Whether a stream that falls silent now is noticed before --timeout passes; else the job is looked at."""
+    return api.deadline.left(SILENCE_SECONDS) == SILENCE_SECONDS
 
 
 def _patiently(api: Api, path: str) -> Answered:

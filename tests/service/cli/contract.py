@@ -29,17 +29,18 @@ class Asked:
 
 @dataclass
 class Answer:
-    """``broken``: the announced length is not reached before the connection closes."""
+    """``broken``: the announced length is not reached before the connection closes; ``silent``: it stays open."""
 
     status: int = 200
     body: bytes = b""
     headers: dict[str, str] = field(default_factory=dict)
     broken: bool = False
+    silent: bool = False
 
 
-def as_json(value: Any, status: int = 200, **headers: str) -> Answer:
+def as_json(value: Any, status: int = 200, *, broken: bool = False, **headers: str) -> Answer:
     given = {name.replace("_", "-"): each for name, each in headers.items()}
-    return Answer(status, json.dumps(value).encode(), {"Content-Type": "application/json", **given})
+    return Answer(status, json.dumps(value).encode(), {"Content-Type": "application/json", **given}, broken)
 
 
 def problem(status: int, title: str = "Not now", **headers: str) -> Answer:
@@ -48,14 +49,14 @@ def problem(status: int, title: str = "Not now", **headers: str) -> Answer:
     return made
 
 
-def stream(*messages: tuple[str | None, str, Any], broken: bool = False) -> Answer:
+def stream(*messages: tuple[str | None, str, Any], broken: bool = False, silent: bool = False) -> Answer:
     """Server-sent events: id, event, data."""
     lines = []
     for number, event, data in messages:
         lines += [f"id: {number}"] if number is not None else []
         lines += [f"event: {event}", f"data: {json.dumps(data)}", ""]
     body = "\n".join([": keep-alive", "retry: 10", "", *lines, ""]).encode()
-    return Answer(200, body, {"Content-Type": "text/event-stream; charset=utf-8"}, broken=broken)
+    return Answer(200, body, {"Content-Type": "text/event-stream; charset=utf-8"}, broken, silent)
 
 
 class Contract:
@@ -63,6 +64,7 @@ class Contract:
 
     def __init__(self) -> None:
         self.asked: list[Asked] = []
+        self._closing = threading.Event()
         self._answers: dict[tuple[str, str], list[Answer]] = {}
         contract = self
 
@@ -84,6 +86,7 @@ class Contract:
         self._answers[method, path] = list(answers)
 
     def close(self) -> None:
+        self._closing.set()
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
@@ -98,6 +101,10 @@ class Contract:
         handler.send_response(answer.status)
         for name, value in answer.headers.items():
             handler.send_header(name, value)
-        handler.send_header("Content-Length", str(len(answer.body) + (100 if answer.broken else 0)))
+        missing = 100 if answer.broken or answer.silent else 0
+        handler.send_header("Content-Length", str(len(answer.body) + missing))
         handler.end_headers()
         handler.wfile.write(answer.body)
+        if answer.silent:
+            handler.wfile.flush()
+            self._closing.wait()

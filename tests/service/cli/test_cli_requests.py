@@ -363,7 +363,11 @@ def erasure(status: str, job: str | None) -> dict[str, Any]:
 
 
 def watched(contract: Contract, *jobs: Any) -> Done:
-    states = [("queued", erasure("open", None)), ("running", erasure("running", "j")), ("completed", erasure("done", "j"))]
+    states = [
+        ("queued", erasure("open", None)),
+        ("running", erasure("running", "j")),
+        ("completed", erasure("done", "j")),
+    ]
     answers = [as_json({"id": "r", "status": status, "erasures": [each]}) for status, each in states]
     contract.answer("GET", "/v1/deletion-requests/r", *answers)
     contract.answer("GET", "/v1/jobs/j", *jobs)
