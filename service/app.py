@@ -85,7 +85,10 @@ def create_app(settings: Settings | None = None, *, dispatch: bool = True) -> Fa
     for router in ROUTERS:
         app.include_router(router)
     app.state.methods = [
-        (route.path_regex, route.methods) for router in ROUTERS for route in router.routes if isinstance(route, APIRoute)
+        (route.path_regex, route.methods)
+        for router in ROUTERS
+        for route in router.routes
+        if isinstance(route, APIRoute)
     ]
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app

@@ -85,7 +85,13 @@ def _fuzz(url: str, role: str, keys: dict[str, str], folder: Path, arguments: ar
     config.write_text(
         f'{shared}\n[auth.wfc]\npath = "{folder / f"{role}.json"}"\nuser = "{role}"\n{peers}\n', encoding="utf-8"
     )
-    command = [str(Path(sys.executable).with_name("schemathesis")), "--config-file", str(config), "run", f"{url}/openapi.json"]
+    command = [
+        str(Path(sys.executable).with_name("schemathesis")),
+        "--config-file",
+        str(config),
+        "run",
+        f"{url}/openapi.json",
+    ]
     command += ["--max-time", str(arguments.seconds), "--checks", "all", "--continue-on-failure"]
     if arguments.seed is not None:
         command += ["--seed", str(arguments.seed)]
