@@ -31,26 +31,28 @@ def derived_status() -> ColumnElement[str]:
 
     ended_well = some(ErasureStatus.DONE, ErasureStatus.NOT_APPLICABLE)
     controls_wait = and_(request.has_controls, request.controls_erased_at.is_(None), request.cancelled_at.is_(None))
+    # What no model has to forget any more is erased as pixels and names even so: a person may still be asked about that.
+    samples_wait = and_(some(ErasureStatus.NOT_APPLICABLE), request.samples_erased_at.is_(None))
+    files_wait = or_(controls_wait, and_(samples_wait, request.cancelled_at.is_(None)))
     unapproved = and_(request.approval_required, request.approved_at.is_(None))
-    controls_spared = and_(
-        request.cancelled_at.is_not(None), request.has_controls, request.controls_erased_at.is_(None)
-    )
+    controls_left = and_(request.has_controls, request.controls_erased_at.is_(None))
+    spared = and_(request.cancelled_at.is_not(None), or_(controls_left, samples_wait))
     return case(
         (request.rejected_at.is_not(None), RequestStatus.REJECTED.value),
         (
-            or_(some(ErasureStatus.ON_HOLD), and_(request.held_at.is_not(None), controls_wait)),
+            or_(some(ErasureStatus.ON_HOLD), and_(request.held_at.is_not(None), files_wait)),
             RequestStatus.ON_HOLD.value,
         ),
         (some(ErasureStatus.RUNNING), RequestStatus.RUNNING.value),
-        (and_(unapproved, or_(some(ErasureStatus.OPEN), controls_wait)), RequestStatus.AWAITING_APPROVAL.value),
+        (and_(unapproved, or_(some(ErasureStatus.OPEN), files_wait)), RequestStatus.AWAITING_APPROVAL.value),
         (some(ErasureStatus.OPEN), RequestStatus.QUEUED.value),
         (some(ErasureStatus.AWAITING_RELEASE), RequestStatus.AWAITING_RELEASE.value),
         (
-            and_(or_(some(ErasureStatus.FAILED, ErasureStatus.CANCELLED), controls_spared), ended_well),
+            and_(or_(some(ErasureStatus.FAILED, ErasureStatus.CANCELLED), spared), ended_well),
             RequestStatus.PARTIALLY_COMPLETED.value,
         ),
         (some(ErasureStatus.FAILED), RequestStatus.FAILED.value),
-        (or_(some(ErasureStatus.CANCELLED), controls_spared), RequestStatus.CANCELLED.value),
+        (or_(some(ErasureStatus.CANCELLED), spared), RequestStatus.CANCELLED.value),
         (controls_wait, RequestStatus.QUEUED.value),
         else_=literal(RequestStatus.COMPLETED.value),
     )

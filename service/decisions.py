@@ -40,7 +40,7 @@ def cancel(session: Session, request: DeletionRequest, principal: Principal, rea
     moved = _call_off(session, request, principal, "its request was cancelled", reason)
     _lock(session, request)
     spared = _controls_wait(session, request)
-    if not moved and not spared:
+    if not moved and not spared and request.status not in (RequestStatus.ON_HOLD, RequestStatus.AWAITING_APPROVAL):
         raise Conflict(f"The request is {_state(request)}: nothing of it is left that could be cancelled.")
     request.cancelled_at, request.held_at = now(), None
     _decided(session, request, principal, "cancelled", reason, erasures=moved, controls_spared=spared)

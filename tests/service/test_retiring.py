@@ -237,3 +237,53 @@ def test_a_request_that_another_model_still_works_on_goes_on_there(
         settle_all(session)
     with database.read() as session:
         assert session.get_one(DeletionRequest, uuid.UUID(request)).status.value == "completed"
+
+
+@pytest.mark.parametrize(
+    ("decision", "expected", "erased"),
+    [("approve", "completed", True), ("reject", "rejected", False), ("cancel", "partially_completed", False)],
+)
+def test_images_are_not_erased_before_the_request_is_approved(
+    decision: str,
+    expected: str,
+    erased: bool,
+    client: TestClient,
+    database: Database,
+    settings: Settings,
+    world: World,
+    digits: uuid.UUID,
+    shop: Headers,
+    operator: Headers,
+) -> None:
+    world.files(digits)
+    request = posted(client, shop, *({"index": index} for index in range(30)))
+    retired(client, operator)
+    assert client.get(f"/v1/deletion-requests/{request}", headers=shop).json()["status"] == "awaiting_approval"
+    rounds(database, settings)
+    assert world.zeroed("set/1/pixels.u8") == []
+    answer = client.post(f"/v1/deletion-requests/{request}/{decision}", headers=operator, json=WHY)
+    assert (answer.status_code, answer.json()["status"]) == (202, expected)
+    rounds(database, settings)
+    assert (len(world.zeroed("set/1/pixels.u8")) > 0) == erased
+
+
+def test_images_of_a_held_request_are_erased_only_once_it_is_resumed(
+    client: TestClient,
+    database: Database,
+    settings: Settings,
+    world: World,
+    digits: uuid.UUID,
+    shop: Headers,
+    operator: Headers,
+) -> None:
+    world.files(digits)
+    request = posted(client, shop, {"index": 7})
+    path = f"/v1/deletion-requests/{request}"
+    assert client.post(f"{path}/hold", headers=operator, json=WHY).status_code == 202
+    retired(client, operator)
+    assert client.get(path, headers=shop).json()["status"] == "on_hold"
+    rounds(database, settings)
+    assert world.zeroed("set/1/pixels.u8") == []
+    assert client.post(f"{path}/resume", headers=operator).json()["status"] == "completed"
+    rounds(database, settings)
+    assert world.zeroed("set/1/pixels.u8") == [7]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import threading
 import uuid
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 from sqlalchemy import select
 
+from models import lifecycle
 from models.base import now
 from models.records import (
     Certificate,
@@ -31,6 +33,7 @@ from service import decisions, job_decisions, planning
 from service.errors import Conflict
 from service.retiring import retire
 from tests.worker.test_reporting_batch import OPERATOR, Batch
+from worker import finish
 
 
 @pytest.fixture
@@ -73,6 +76,38 @@ def test_a_request_that_is_cancelled_before_the_commit_is_not_in_what_is_committ
     with batch.database.read() as session:
         attached = session.scalars(select(Erasure.request_id).where(Erasure.job_id == taken.job.id)).all()
     assert set(attached) == set(batch.requests[1:])
+
+
+def test_a_cancellation_and_a_commit_at_the_same_moment_agree_on_who_was_first(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken, folder = batch.begin()
+    together, publish = threading.Barrier(2), finish._publish
+    refused: list[str] = []
+
+    def published(*arguments: Any) -> None:
+        publish(*arguments)
+        together.wait(60)
+
+    def cancels() -> None:
+        together.wait(60)
+        try:
+            decide(batch, decisions.cancel, 0, "withdrawn")
+        except Conflict as conflict:
+            refused.append(conflict.detail)
+
+    monkeypatch.setattr(finish, "_publish", published)
+    person = threading.Thread(target=cancels)
+    person.start()
+    batch.end(taken, folder)
+    person.join(60)
+    assert not person.is_alive()
+    if refused:
+        assert (erasures(batch), numbers(batch)) == ([ErasureStatus.DONE] * 3, [1, 2])
+        assert job(batch).status is JobStatus.SUCCEEDED
+    else:
+        assert erasures(batch) == [ErasureStatus.CANCELLED, ErasureStatus.OPEN, ErasureStatus.OPEN]
+        assert (numbers(batch), job(batch).status) == ([1], JobStatus.QUEUED)
 
 
 @pytest.mark.parametrize("decision", [decisions.cancel, decisions.hold, decisions.reject])
@@ -169,8 +204,6 @@ def test_a_rejected_request_is_told_why_and_a_cancelled_one_gets_no_certificate(
 
 
 def test_a_failed_batch_is_retried_with_another_seed_and_finishes(batch: Batch) -> None:
-    from models import lifecycle
-
     taken, _ = batch.begin()
     with batch.database.write() as session:
         assert lifecycle.fail(session, taken.job, taken.token, actor="gpu-1", code="diverged", detail="loss is NaN")
