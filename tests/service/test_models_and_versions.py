@@ -10,6 +10,8 @@ import pytest
 from sqlalchemy import func, select
 from starlette.testclient import TestClient
 
+from models.base import now
+from models.evidence import content_digest
 from models.parameters import Policy, Recipe
 from models.records import (
     Erasure,
@@ -20,9 +22,13 @@ from models.records import (
     Model,
     ModelStatus,
     ModelVersion,
+    Sample,
+    Suppression,
     TrainingSetStatus,
+    Upload,
     VersionStatus,
 )
+from models.secrets import SUPPRESSION, load_or_create
 from models.session import Database
 
 Headers = dict[str, str]
@@ -120,6 +126,61 @@ def test_a_set_that_is_not_ready_cannot_be_trained_on(
     assert client.post("/v1/models", headers=operator, json=body()).status_code == 409
     with world.database.read() as session:
         assert session.scalar(select(func.count()).select_from(Model)) == 0
+
+
+UPLOADED = "ab" * 32
+
+
+def upload(world: Any) -> None:
+    with world.database.write() as session:
+        session.add(Upload(sha256=UPLOADED, size=8, path=f"uploads/{UPLOADED}.safetensors", submitted_by="key"))
+
+
+def test_a_model_of_an_upload_is_accepted_and_shows_it(
+    client: TestClient, world: Any, digits: uuid.UUID, operator: Headers
+) -> None:
+    upload(world)
+    answer = client.post("/v1/models", headers=operator, json=body(checkpoint=UPLOADED.upper()))
+    assert answer.status_code == 202, answer.text
+    assert answer.json()["model"]["checkpoint"] == UPLOADED
+    assert client.get("/v1/models/new", headers=operator).json()["checkpoint"] == UPLOADED
+    assert client.get(URL, headers=operator).json()["checkpoint"] is None
+
+
+def test_an_upload_that_there_is_not_is_named(client: TestClient, digits: uuid.UUID, operator: Headers) -> None:
+    answer = client.post("/v1/models", headers=operator, json=body(checkpoint=UPLOADED))
+    assert answer.status_code == 404
+    assert answer.json()["errors"][0]["pointer"] == "#/checkpoint"
+    assert "/v1/uploads/" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("checkpoint", ["ab", "zz" * 32, 7, ""])
+def test_a_checkpoint_is_named_by_a_sha256(
+    checkpoint: Any, client: TestClient, digits: uuid.UUID, operator: Headers
+) -> None:
+    answer = client.post("/v1/models", headers=operator, json=body(checkpoint=checkpoint))
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (422, "#/checkpoint")
+
+
+@pytest.mark.parametrize("happened", ["asked", "erased", "suppressed"])
+def test_an_upload_that_may_know_what_was_to_be_forgotten_is_refused(
+    happened: str, client: TestClient, world: Any, digits: uuid.UUID, operator: Headers, shop: Headers
+) -> None:
+    upload(world)
+    if happened == "asked":
+        request(client, shop, 4)
+    with world.database.write() as session:
+        sample = session.get_one(Sample, (digits, 7))
+        if happened == "erased":
+            sample.erased_at = now()
+        if happened == "suppressed":
+            key = load_or_create(world.settings.secrets, SUPPRESSION)
+            known = content_digest(key, "file_sha256", str(sample.file_sha256))
+            session.add(Suppression(training_set_id=digits, digest=known, sample_index=99))
+    answer = client.post("/v1/models", headers=operator, json=body(checkpoint=UPLOADED))
+    assert (answer.status_code, answer.json()["errors"][0]["pointer"]) == (409, "#/checkpoint")
+    assert "may know" in answer.json()["detail"]
+    assert client.post("/v1/models", headers=operator, json=body()).status_code == 202
 
 
 def test_the_released_checkpoint_is_served_with_its_digest(

@@ -82,10 +82,53 @@ def test_a_folder_below_the_import_root_is_accepted(tmp_path: Path, world: Any, 
     assert answer.json()["training_set"]["controls"] == {"folder": "test"}
 
 
-def test_folders_need_an_import_root(client: TestClient, operator: Headers) -> None:
-    answer = client.post("/v1/training-sets", headers=operator, json=body(source={"kind": "folder", "path": "x"}))
+SOURCES = [
+    {"kind": "folder", "path": "x"},
+    {"kind": "arrays", "path": "faces.npz"},
+    {"kind": "torchvision", "path": "x", "dataset": "FashionMNIST"},
+]
+
+
+@pytest.mark.parametrize("source", SOURCES)
+def test_folders_and_files_need_an_import_root(source: dict[str, str], client: TestClient, operator: Headers) -> None:
+    answer = client.post("/v1/training-sets", headers=operator, json=body(source=source))
     assert answer.status_code == 422
     assert "AMUN_IMPORT_ROOT" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("controls", [{"folder": "test"}, {"share": 0.5}])
+@pytest.mark.parametrize("source", [*SOURCES, SOURCES[0] | {"subjects": "subjects.csv"}])
+def test_every_source_below_the_import_root_is_accepted_as_it_was_asked_for(
+    source: dict[str, str], controls: dict[str, Any], tmp_path: Path, world: Any, operator: Headers
+) -> None:
+    settings = world.settings.model_copy(update={"import_root": tmp_path})
+    with TestClient(create_app(settings, dispatch=False)) as client:
+        answer = client.post("/v1/training-sets", headers=operator, json=body(source=source, controls=controls))
+    assert answer.status_code == 202, answer.text
+    made = answer.json()["training_set"]
+    assert (made["source"], made["controls"], made["near_duplicates"]) == (source, controls, None)
+
+
+@pytest.mark.parametrize("kind", ["arrays", "torchvision"])
+@pytest.mark.parametrize("path", ["../x.npz", "/etc/x.npz", "a/../../x.npz"])
+def test_files_outside_the_import_root_are_refused(
+    kind: str, path: str, tmp_path: Path, world: Any, operator: Headers
+) -> None:
+    settings = world.settings.model_copy(update={"import_root": tmp_path})
+    source = {"kind": kind, "path": path} | ({"dataset": "CIFAR10"} if kind == "torchvision" else {})
+    with TestClient(create_app(settings, dispatch=False)) as client:
+        answer = client.post("/v1/training-sets", headers=operator, json=body(source=source))
+    assert answer.status_code == 422
+    assert answer.json()["errors"][0]["pointer"] == "#/source/path"
+
+
+def test_a_set_shows_how_near_duplicates_were_searched_for(
+    client: TestClient, world: Any, digits: uuid.UUID, operator: Headers
+) -> None:
+    found = {"method": "thumbnails", "searched": 40, "threshold": 0.05, "pairs": 3}
+    with world.database.write() as session:
+        session.get_one(TrainingSet, digits).near_duplicates = found
+    assert client.get("/v1/training-sets/digits", headers=operator).json()["near_duplicates"] == found
 
 
 @pytest.mark.parametrize(
@@ -99,6 +142,15 @@ def test_folders_need_an_import_root(client: TestClient, operator: Headers) -> N
         {"controls": {"share": "NaN"}},
         {"source": {"kind": "builtin", "path": "faces"}},
         {"source": {"kind": "arrays", "path": "x"}},
+        {"source": {"kind": "url", "path": "x"}},
+        {"source": {"kind": "folder", "path": "x", "subjects": "../subjects.csv"}},
+        {"source": {"kind": "folder", "path": "x", "subjects": ".."}},
+        {"source": {"kind": "folder", "path": "x", "subjects": ""}},
+        {"source": {"kind": "folder", "path": "x", "subjects": "a\n.csv"}},
+        {"source": {"kind": "arrays", "path": "x", "subjects": "subjects.csv"}},
+        {"source": {"kind": "torchvision", "path": "x"}},
+        {"source": {"kind": "torchvision", "path": "x", "dataset": "CIFAR100"}},
+        {"source": {"kind": "torchvision", "path": "x", "dataset": "CIFAR10"}, "controls": {"folder": "train"}},
         {"name": "a b"},
         {"name": "a\n"},
         {"name": "a" * 129},

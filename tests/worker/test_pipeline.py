@@ -266,6 +266,35 @@ def test_training_leaves_a_checkpoint_and_the_signals_of_live_rows_alone(trained
     assert outcome["reference_weights_deleted"] is True
 
 
+def uploaded(plan, path):
+    file = agreed.CheckpointFile(str(path), hashlib.sha256(path.read_bytes()).hexdigest())
+    return dataclasses.replace(plan, checkpoint=file)
+
+
+def test_an_uploaded_model_is_checked_instead_of_trained_and_its_references_are_trained(trained, train_plan, tmp_path):
+    elsewhere = tmp_path / "elsewhere.safetensors"
+    tensors = load_file(trained[0] / "checkpoint.safetensors")
+    save_file(tensors, elsewhere, metadata={"made": "elsewhere"})
+    plan = uploaded(
+        dataclasses.replace(train_plan, train=train_plan.train[:200], controls=train_plan.controls[:200]), elsewhere
+    )
+    returncode, result, lines = run(plan, tmp_path / "out")
+    assert (returncode, result.status) == (0, "succeeded")
+    saved = load_file(tmp_path / "out/checkpoint.safetensors")
+    assert saved.keys() == tensors.keys()
+    assert all(torch.equal(tensor, saved[name]) for name, tensor in tensors.items())
+    assert {file.name for file in result.files} == {"checkpoint.safetensors", "phi.f32", "members.u8"}
+    outcome = result.outcome
+    assert (outcome["uploaded"], trained[1][1].outcome["uploaded"]) == (True, False)
+    assert outcome["reference_train_size"] == 200
+    assert outcome["reference_weights_deleted"] is True
+    assert [strength["size"] for strength in outcome["rehearsal"]] == [40]
+    assert outcome["accuracy_train"] > 0.5
+    assert set(result.seconds) == set(agreed.TRAIN_PHASES)
+    progress = [line.progress for line in lines]
+    assert (progress == sorted(progress), progress[-1]) == (True, 1.0)
+
+
 def test_unlearning_measures_the_model_before_after_and_retrained(unlearned, unlearn_plan):
     folder, (returncode, result, _) = unlearned
     assert (returncode, result.status) == (0, "succeeded")
@@ -778,6 +807,14 @@ def _with_nan(path):
     save_file(tensors, path)
 
 
+def _with(change):
+    def spoil(path):
+        tensors = load_file(path)
+        save_file(tensors | {"0.weight": change(tensors["0.weight"]).contiguous()}, path)
+
+    return spoil
+
+
 @pytest.mark.parametrize(
     ("spoil", "known", "reason"),
     [
@@ -786,16 +823,22 @@ def _with_nan(path):
         (lambda path: torch.save({"0.weight": torch.zeros(1)}, path), True, "safetensors"),
         (_with_nan, True, "finite"),
         (lambda path: save_file({"weight": torch.zeros(1)}, path), True, "another network"),
+        (_with(lambda tensor: tensor[:1]), True, "0.weight is torch.float32 (1, 1, 3, 3) instead of"),
+        (_with(torch.Tensor.half), True, "0.weight is torch.float16"),
         (Path.unlink, False, "No such file"),
     ],
 )
-def test_a_spoilt_checkpoint_is_refused_before_use(unlearn_plan, tmp_path, spoil, known, reason):
+@pytest.mark.parametrize(("job", "part"), [("unlearn_plan", "base"), ("train_plan", "checkpoint")])
+def test_a_spoilt_checkpoint_is_refused_before_use(
+    request, unlearn_plan, tmp_path, monkeypatch, job, part, spoil, known, reason
+):
     path = tmp_path / "base.safetensors"
     shutil.copy(unlearn_plan.base.path, path)
     spoil(path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest() if known else unlearn_plan.base.sha256
-    plan = dataclasses.replace(unlearn_plan, base=agreed.CheckpointFile(str(path), sha256))
-    error = failure(plan, tmp_path / "out")
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it was unpickled"))
+    file = agreed.CheckpointFile(str(path), sha256)
+    error = failure(dataclasses.replace(request.getfixturevalue(job), **{part: file}), tmp_path / "out")
     assert error.code == "checkpoint_invalid"
     assert reason in error.detail
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from models.records import (
     Suppression,
     TrainingSet,
     TrainingSetStatus,
+    Upload,
     VersionStatus,
 )
 from models.secrets import SUPPRESSION, load_or_create
@@ -39,7 +41,7 @@ from models.settings import Settings
 from service import planning
 from tests.settled import settle_all
 from worker.claim import claim
-from worker.plan import AuditPlan, TrainPlan, UnlearnPlan
+from worker.plan import AuditPlan, CheckpointFile, TrainPlan, UnlearnPlan
 from worker.plans import CannotPlan, make_plan, nearest_strength
 
 TRAIN, CONTROLS = 12, 8
@@ -192,6 +194,87 @@ class Rows:
 @pytest.fixture
 def rows(database: Database, settings: Settings) -> Rows:
     return Rows(database, settings)
+
+
+UPLOADED = "a" * 64
+
+
+def upload_of(rows: Rows, model: uuid.UUID) -> Path:
+    """Make the model one of an upload; returns the upload's file."""
+    path = f"uploads/{UPLOADED}.safetensors"
+    (rows.settings.data_dir / "uploads").mkdir()
+    (rows.settings.data_dir / path).write_bytes(b"uploaded")
+    with rows.database.write() as session:
+        session.add(Upload(sha256=UPLOADED, size=8, path=path, submitted_by="key"))
+        session.get_one(Model, model).checkpoint = UPLOADED
+    return rows.settings.data_dir / path
+
+
+def test_a_model_of_an_upload_is_planned_with_it_and_every_image(rows: Rows, tmp_path: Path) -> None:
+    model = rows.model("new", ModelStatus.TRAINING)
+    path = upload_of(rows, model)
+    plan = rows.planned(rows.train_job(model), tmp_path)
+    assert isinstance(plan, TrainPlan)
+    assert plan.checkpoint == CheckpointFile(str(path), UPLOADED)
+    assert (plan.train, len(plan.controls)) == (list(range(TRAIN)), CONTROLS)
+
+
+def test_a_model_that_is_trained_here_has_no_checkpoint_in_its_plan(rows: Rows, tmp_path: Path) -> None:
+    plan = rows.planned(rows.train_job(rows.model("new", ModelStatus.TRAINING)), tmp_path)
+    assert plan.checkpoint is None
+
+
+@pytest.mark.parametrize("gone", ["row", "file"])
+def test_an_upload_that_is_gone_fails_the_model_and_says_what_to_do(rows: Rows, tmp_path: Path, gone: str) -> None:
+    model = rows.model("new", ModelStatus.TRAINING)
+    path = upload_of(rows, model)
+    if gone == "file":
+        path.unlink()
+    else:
+        with rows.database.write() as session:
+            session.delete(session.get_one(Upload, UPLOADED))
+    with pytest.raises(CannotPlan, match="upload it again") as raised:
+        rows.planned(rows.train_job(model), tmp_path)
+    assert raised.value.code == "checkpoint_invalid"
+
+
+def _asked(rows: Rows) -> None:
+    rows.request(rows.model("other"), 3)
+
+
+def _erased(rows: Rows) -> None:
+    with rows.database.write() as session:
+        sample = session.get_one(Sample, (rows.set_id, 15))
+        sample.erased_at, sample.sha256 = now(), None
+
+
+def _suppressed(rows: Rows) -> None:
+    key = load_or_create(rows.settings.secrets, SUPPRESSION)
+    digest = content_digest(key, "sha256", hashlib.sha256(bytes([4])).hexdigest())
+    with rows.database.write() as session:
+        session.add(Suppression(training_set_id=rows.set_id, digest=digest, sample_index=99))
+
+
+@pytest.mark.parametrize("happened", [_asked, _erased, _suppressed])
+def test_an_upload_that_may_know_what_was_to_be_forgotten_makes_no_model(
+    rows: Rows, tmp_path: Path, happened: Callable[[Rows], None]
+) -> None:
+    model = rows.model("new", ModelStatus.TRAINING)
+    upload_of(rows, model)
+    happened(rows)
+    with pytest.raises(CannotPlan, match="may know") as raised:
+        rows.planned(rows.train_job(model), tmp_path)
+    assert raised.value.code == "checkpoint_invalid"
+
+
+def test_a_request_that_was_rejected_keeps_no_upload_out(rows: Rows, tmp_path: Path) -> None:
+    model = rows.model("new", ModelStatus.TRAINING)
+    upload_of(rows, model)
+    rows.request(rows.model("other"), 3, status=ErasureStatus.CANCELLED)
+    with rows.database.write() as session:
+        session.execute(update(DeletionRequest).values(rejected_at=now()))
+        settle_all(session)
+    assert rows.planned(rows.train_job(model), tmp_path).checkpoint is not None
 
 
 def test_a_plan_forgets_what_was_asked_and_keeps_what_nobody_asked_to_forget(rows: Rows, tmp_path: Path) -> None:
