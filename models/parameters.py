@@ -29,6 +29,7 @@ class Network(Parameters):
         "`resnet18-lipschitz` (every layer's norm bounded, no batch norm), or `torchvision/` and the name of any of its "
         "classifiers. Whether torchvision has it, and takes images of this size, shows when training starts.",
         examples=["small-cnn", "torchvision/mobilenet_v3_small"],
+        json_schema_extra={"pattern": f"^({'|'.join(NETWORKS)}|torchvision/[a-z0-9_]+)$"},
     )
     width: int = Field(default=16, ge=4, le=256, description="Channels of the first stage of `small-cnn`.")
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 
@@ -16,7 +14,7 @@ from models.log import configure_logging
 from models.secrets import API_KEY_PEPPER, SUPPRESSION, WEBHOOK_KEY, load_or_create
 from models.session import Database
 from models.settings import Settings, get_settings
-from service import errors, schema, stopping
+from service import errors, openapi, schema, stopping
 from service.body import BodyLimitMiddleware
 from service.following import Streams
 from service.limiting import RateLimits
@@ -90,7 +88,7 @@ def create_app(settings: Settings | None = None, *, dispatch: bool = True) -> Fa
         for route in router.routes
         if isinstance(route, APIRoute)
     ]
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    app.openapi = lambda: openapi.document(app)  # type: ignore[method-assign]
     return app
 
 
@@ -136,35 +134,3 @@ def _close(app: FastAPI) -> None:
 
 def _operation_id(route: APIRoute) -> str:
     return route.name
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's document, with its own form of validation errors replaced by the problems that are really sent."""
-    if app.openapi_schema is not None:
-        return app.openapi_schema
-    document = get_openapi(
-        title=app.title,
-        version=app.version,
-        description=app.description,
-        routes=app.routes,
-        webhooks=webhooks.messages.routes,
-    )
-    schemas = document["components"]["schemas"]
-    for name in ("HTTPValidationError", "ValidationError"):
-        schemas.pop(name, None)
-    schemas["Problem"] = errors.SCHEMA
-    common = errors.responses(
-        errors.Unauthenticated, errors.Forbidden, errors.Unprocessable, errors.TooManyRequests, errors.Unavailable
-    )
-    for path, methods in document["paths"].items():
-        for operation in methods.values():
-            answers = operation["responses"]
-            if path.startswith("/v1"):
-                answers.update({str(status): answer for status, answer in common.items()})
-            elif "422" in answers:
-                del answers["422"]
-    for methods in document["webhooks"].values():
-        for operation in methods.values():
-            del operation["responses"]["422"]
-    app.openapi_schema = document
-    return document

@@ -68,16 +68,19 @@ class Problem(Exception):
         self.headers = dict(headers or {})
 
 
-class TooDeep(Problem):
+class Malformed(Problem):
     status = HTTPStatus.BAD_REQUEST
+    title = "The body cannot be read"
+
+
+class TooDeep(Malformed):
     title = "The body is nested too deeply"
 
     def __init__(self, limit: int) -> None:
         super().__init__(f"Lists and objects in a body may lie {limit} deep in each other: send one that is flatter.")
 
 
-class Incomplete(Problem):
-    status = HTTPStatus.BAD_REQUEST
+class Incomplete(Malformed):
     title = "The body is incomplete"
 
 

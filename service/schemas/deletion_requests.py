@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, StringConstraints
 from models.deletion_request import RequestStatus
 from models.erasure import ErasureStatus
 from service.due import PERIODS
-from service.schemas.common import Answer, Body, Details, Links, Name, ShortText, Time, no_nul
+from service.schemas.common import Answer, Body, Details, Links, Name, ShortText, Storable, Time, no_nul
 from service.schemas.selectors import Selector, SelectorOutcome
 
 
@@ -28,9 +28,11 @@ class NewDeletionRequest(Body):
         default=None, min_length=1, max_length=1000, description="Default: every model trained on the set."
     )
     external_id: ShortText | None = Field(default=None, description="The caller's own number of the case.")
-    regulation: Annotated[str, AfterValidator(_known)] = Field(default="GDPR", description=", ".join(PERIODS))
-    ground: Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(no_nul)] | None = Field(
-        default=None, description="Such as `17(1)(b)`."
+    regulation: Annotated[str, AfterValidator(_known)] = Field(
+        default="GDPR", description="Its period makes the due date.", json_schema_extra={"enum": list(PERIODS)}
+    )
+    ground: Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(no_nul), Storable] | None = (
+        Field(default=None, description="Such as `17(1)(b)`.")
     )
     submitted_at: Time | None = Field(default=None, description="When the person asked; the period runs from then.")
     partial: bool = Field(default=False, description="Accept the request although some selectors are not found.")

@@ -3,31 +3,22 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Self
+from typing import Annotated, Self
 
 from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
-from service.schemas.common import MOST_ROWS, Answer, Body, Digest, ShortText, no_nul
+from service.schemas.common import MOST_ROWS, Answer, Body, Digest, ShortText, Storable, exactly_one, no_nul
 
 FIELDS = ("key", "index", "sha256", "file_sha256", "subject")
-
-
-def _exactly_one(schema: dict[str, Any]) -> None:
-    """What the validator below checks, in the words of JSON Schema: one property, and it is not null."""
-    schema["minProperties"] = schema["maxProperties"] = 1
-    for prop in schema["properties"].values():
-        (kind,) = (option for option in prop.pop("anyOf") if option.get("type") != "null")
-        prop.pop("default")
-        prop.update(kind)
 
 
 class Selector(Body):
     """Names samples in exactly one way."""
 
-    model_config = ConfigDict(frozen=True, json_schema_extra=_exactly_one)
+    model_config = ConfigDict(frozen=True, json_schema_extra=exactly_one)
 
-    key: Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(no_nul)] | None = Field(
-        default=None, description="Key in the training set, such as `train/00017`."
+    key: Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(no_nul), Storable] | None = (
+        Field(default=None, description="Key in the training set, such as `train/00017`.")
     )
     index: int | None = Field(default=None, ge=0, le=MOST_ROWS, strict=True, description="Row of the training set.")
     sha256: Digest | None = Field(default=None, description="Of the pixels: stands for every image with them.")

@@ -7,10 +7,10 @@ from datetime import datetime
 from pathlib import PurePosixPath
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from models.training_set import Split, TrainingSetStatus
-from service.schemas.common import Accepted, Answer, Body, Details, Name
+from service.schemas.common import Accepted, Answer, Body, Details, Name, exactly_one
 from service.schemas.selectors import Selector, SelectorOutcome
 
 
@@ -72,6 +72,8 @@ class TorchvisionSource(Body):
 class Controls(Body):
     """Images that no model is ever trained on: an audit compares forgotten images with them. Exactly one of the two."""
 
+    model_config = ConfigDict(json_schema_extra=exactly_one)
+
     share: float | None = Field(default=None, gt=0, lt=1, description="Of all images, drawn at random.")
     folder: Name | None = Field(
         default=None,
@@ -80,7 +82,7 @@ class Controls(Body):
 
     @model_validator(mode="after")
     def exactly_one(self) -> Self:
-        if (self.share is None) == (self.folder is None):
+        if len(self.model_fields_set) != 1 or (self.share is None and self.folder is None):
             raise ValueError("give either share or folder")
         return self
 

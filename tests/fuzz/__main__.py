@@ -39,6 +39,8 @@ def main() -> int:
             pipeline=f"{sys.executable} {ROOT / 'tests' / 'replay.py'} ok",
             dispatch_seconds=0.2,
             import_root=Path(folder),
+            rate_limit="",
+            failed_auth_limit="",
         )
         keys = _furnish(settings)
         with Embedded(settings, "127.0.0.1", free_port()) as service:

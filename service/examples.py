@@ -1,0 +1,2 @@
+SCHEMAS: dict = {}
+PARAMETERS: dict = {}
