@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import time
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,6 +10,7 @@ from pathlib import Path
 import structlog
 from sqlalchemy import ColumnElement, and_, delete, exists, or_, select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import InstrumentedAttribute
 
 from models import artifacts
 from models.base import now
@@ -21,6 +21,7 @@ from service.errors import Conflict
 
 ACTOR = "dispatcher"
 FOLDER = "uploads"
+MADE = (ModelStatus.READY, ModelStatus.WITHDRAWN, ModelStatus.RETIRED)
 STRAY_SECONDS = 3600.0  # since the last byte: an upload that still runs is younger
 METHOD = "overwritten with zeros, synchronised, removed"
 
@@ -73,14 +74,15 @@ def destroy_uploads(database: Database, settings: Settings) -> int:
 
 def destroy_upload(database: Database, settings: Settings, sha256: str, *, actor: str) -> bool:
     """Destroy one at a person's wish; False where there is none. Raises Conflict while a model is being made of it."""
+    _destroy_condemned(settings, sha256)
     with database.write() as session:
         upload = session.get(Upload, sha256, with_for_update=True)
         if upload is None:
             return False
-        if session.scalar(select(_in_training())):
+        if session.scalar(select(_models(sha256, ModelStatus.TRAINING))):
             raise Conflict("A model is being made of this upload: cancel its train job, or wait for its end.")
-        condemned = _condemn(settings, upload)
-    return _destroy(database, settings, sha256, condemned, actor, "deleted")
+        _condemn(settings, upload)
+    return _destroy(database, settings, sha256, actor, "deleted")
 
 
 def remove_strays(database: Database, settings: Settings) -> int:
@@ -88,55 +90,67 @@ def remove_strays(database: Database, settings: Settings) -> int:
     folder = settings.data_dir / FOLDER
     if not folder.is_dir():
         return 0
-    last = time.time() - STRAY_SECONDS
-    old = [file for file in folder.iterdir() if file.is_file() and file.stat().st_mtime < last]
+    old = [file for file in folder.iterdir() if _untouched(file)]
     with database.read() as session:
         named = set(session.scalars(select(Upload.path))) if old else set()
-    strays = [file for file in old if file.relative_to(settings.data_dir).as_posix() not in named]
-    for file in strays:
-        artifacts.destroy(file)
-        log.info("uploads.stray_removed", file=file.name)
-    return len(strays)
+    removed = 0
+    for file in old:
+        # Once more: it may have been uploaded anew since it was listed.
+        if file.relative_to(settings.data_dir).as_posix() not in named and _untouched(file):
+            artifacts.destroy(file)
+            removed += 1
+            log.info("uploads.stray_removed", file=file.name)
+    return removed
 
 
-def _made_of_it(*states: ModelStatus) -> ColumnElement[bool]:
-    return exists().where(Model.checkpoint == Upload.sha256, Model.status.in_(states)).correlate(Upload)
-
-
-def _in_training() -> ColumnElement[bool]:
-    return _made_of_it(ModelStatus.TRAINING)
+def _untouched(file: Path) -> bool:
+    try:
+        return file.is_file() and file.stat().st_mtime < time.time() - STRAY_SECONDS
+    except FileNotFoundError:
+        return False
 
 
 def _over(at: datetime, settings: Settings) -> ColumnElement[bool]:
-    used = _made_of_it(ModelStatus.READY, ModelStatus.WITHDRAWN, ModelStatus.RETIRED)
-    return and_(~_in_training(), or_(used, Upload.created_at < at - timedelta(hours=settings.upload_hours)))
+    old = Upload.created_at < at - timedelta(hours=settings.upload_hours)
+    return and_(~_models(Upload.sha256, ModelStatus.TRAINING), or_(_models(Upload.sha256, *MADE), old))
+
+
+def _models(sha256: str | InstrumentedAttribute[str], *states: ModelStatus) -> ColumnElement[bool]:
+    return exists().where(Model.checkpoint == sha256, Model.status.in_(states))
 
 
 def _destroy_if_over(database: Database, settings: Settings, sha256: str) -> bool:
+    _destroy_condemned(settings, sha256)
     with database.write() as session:
         over = Upload.sha256 == sha256, _over(current_time(session), settings)
         upload = session.scalars(select(Upload).where(*over).with_for_update()).one_or_none()
         if upload is None:  # a model is being made of it since we looked
             return False
-        used = session.scalar(select(Model.name).where(Model.checkpoint == sha256).limit(1)) is not None
-        condemned = _condemn(settings, upload)
-    return _destroy(database, settings, sha256, condemned, ACTOR, "a model was made of it" if used else "unused")
+        used = session.scalar(select(_models(sha256, *MADE)))
+        _condemn(settings, upload)
+    return _destroy(database, settings, sha256, ACTOR, "a model was made of it" if used else "unused")
 
 
-def _condemn(settings: Settings, upload: Upload) -> Path:
+def _condemned(settings: Settings, sha256: str) -> Path:
+    return settings.data_dir / FOLDER / f".{sha256}.condemned"
+
+
+def _condemn(settings: Settings, upload: Upload) -> None:
     """Take the file away from its place while the row is locked: overwriting it takes longer than a lock may be held."""
-    file = settings.data_dir / upload.path
-    condemned = file.with_name(f".{upload.sha256}.{secrets.token_hex(8)}")
     try:
-        os.rename(file, condemned)
+        os.rename(settings.data_dir / upload.path, _condemned(settings, upload.sha256))
     except FileNotFoundError:
         pass
-    return condemned
 
 
-def _destroy(database: Database, settings: Settings, sha256: str, condemned: Path, actor: str, reason: str) -> bool:
+def _destroy_condemned(settings: Settings, sha256: str) -> None:
+    """Also before another one is condemned: a crash may have left one, which a rename would replace unwritten."""
+    artifacts.destroy(_condemned(settings, sha256))
+
+
+def _destroy(database: Database, settings: Settings, sha256: str, actor: str, reason: str) -> bool:
     """The file goes first and the row follows once it is seen to be gone, so a crash in between repeats the rest."""
-    artifacts.destroy(condemned)
+    _destroy_condemned(settings, sha256)
     with database.write() as session:
         upload = session.get(Upload, sha256, with_for_update=True)
         if upload is None or (settings.data_dir / upload.path).exists():  # uploaded again meanwhile

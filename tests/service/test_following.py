@@ -15,6 +15,7 @@ import anyio
 import httpx
 import pytest
 from sqlalchemy import update
+from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
 from models.base import now
@@ -218,6 +219,20 @@ def test_a_stream_of_no_job_or_without_the_role_is_a_problem(
     assert httpx.get(path.format(job), headers={**compliance, **STREAM}).status_code == 403
     assert httpx.get(path.format(job), headers=STREAM).status_code == 401
     assert served[0].state.streams.taken == 0
+
+
+def test_a_database_that_does_not_answer_ends_the_stream_with_a_word(
+    url: str, operator: Headers, job: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OperationalError("SELECT", {}, Exception("no connection for alice"))
+
+    with followed(url, job, operator) as reader:
+        reader.next("progress")
+        monkeypatch.setattr(following.Follower, "look", refuse)
+        (error,) = list(reader)
+    assert (error.event, error.data["status"]) == ("error", 503)
+    assert "Last-Event-ID" in error.data["detail"]
 
 
 @pytest.mark.parametrize("how", ["revoked", "expired"])

@@ -90,6 +90,8 @@ def test_an_upload_goes_once_a_model_was_made_of_it_or_unused(
     assert uploads.destroy_uploads(database, settings) == goes
     assert (file.exists(), rows(database)) == ((False, []) if goes else (True, [SHA]))
     assert [(event.record_id, event.actor) for event in destroyed(database)] == [(SHA, "dispatcher")] * goes
+    made = bool({ModelStatus.READY, ModelStatus.WITHDRAWN, ModelStatus.RETIRED} & set(states))
+    assert {event.data["reason"] for event in destroyed(database)} <= {"a model was made of it" if made else "unused"}
     assert list(file.parent.iterdir()) == ([] if goes else [file])
 
 
@@ -117,13 +119,30 @@ def test_a_row_that_lost_its_file_goes_too(database: Database, settings: Setting
     assert rows(database) == []
 
 
+def test_what_a_crash_left_half_destroyed_is_overwritten_before_the_log_tells_of_it(
+    database: Database, settings: Settings, file: Path
+) -> None:
+    condemned = file.with_name(f".{SHA}.condemned")
+    other_name = file.parent.parent / "the same blocks"
+    os.rename(file, condemned)
+    os.link(condemned, other_name)
+    age(database, 25)
+    assert uploads.destroy_uploads(database, settings) == 1
+    assert other_name.read_bytes() == bytes(len(CONTENT))
+    assert list(file.parent.iterdir()) == []
+    assert len(destroyed(database)) == 1
+
+
 def test_an_upload_that_comes_again_while_it_is_destroyed_stays(
     database: Database, settings: Settings, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     destroy = artifacts.destroy
 
     def slowly(path: Path) -> None:
+        there = path.exists()
         destroy(path)
+        if not there:
+            return
         file.write_bytes(CONTENT)  # what a PUT does at this moment
         uploads.enter(database, SHA, len(CONTENT), key_id="0" * 12, actor="test")
 
@@ -154,6 +173,9 @@ def test_an_upload_that_a_model_is_being_made_of_is_not_deleted(
     answer = client.delete(f"/v1/uploads/{SHA}", headers=operator)
     assert answer.status_code == 409
     assert file.exists()
+    uploads.enter(database, "0" * 64, 1, key_id="0" * 12, actor="test")
+    assert client.delete(f"/v1/uploads/{'0' * 64}", headers=operator).status_code == 204
+    assert rows(database) == [SHA]
 
 
 def test_files_that_were_never_finished_go_after_an_hour(database: Database, settings: Settings, file: Path) -> None:
