@@ -232,8 +232,8 @@ def _among(session: Session, query: Any, indices: set[int]) -> Iterator[int]:
         yield from session.scalars(query.where(RequestSample.sample_index.in_(chunk)))
 
 
-def chunks(values: Sequence[Value] | Iterable[Value]) -> Iterator[list[Value]]:
+def chunks(values: Sequence[Value] | Iterable[Value], size: int = VALUES_AT_ONCE) -> Iterator[list[Value]]:
     """Lists short enough for one IN."""
     rest = iter(values)
-    while chunk := list(islice(rest, VALUES_AT_ONCE)):
+    while chunk := list(islice(rest, size)):
         yield chunk

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import uuid
+from itertools import product
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Query
 from sqlalchemy import Select, select
+from sqlalchemy.orm import Session
 
 from models.records import Event, EventSeal, Job, JobKind, JobStatus, Model, TrainingSet
 from service.deps import ReadSession
 from service.errors import NotFound, responses
 from service.paging import Page, Paged
+from service.ranges import Conditions, positions
 from service.schemas.common import NAME
 from service.schemas.events import EventAnswer, event_answer
 from service.schemas.jobs import JobAnswer
@@ -48,15 +51,11 @@ def list_jobs(
     kind: Annotated[JobKind | None, Query()] = None,
 ) -> Page[JobAnswer]:
     """Jobs, newest first."""
-    query = _jobs()
-    if status is not None:
-        query = query.where(Job.status == status)
-    if model is not None:
-        query = query.where(Model.name == model)
-    if kind is not None:
-        query = query.where(Job.kind == kind)
-    rows, cursor = paging.cut(session, query, Job.id)
-    return Page(data=[_job(row[0], row[1], row[2]) for row in rows], next_cursor=cursor)
+    ranges = _ranges(session, status, model, kind)
+    found, cursor = paging.take([Job.id], positions(session, [Job.id], ranges))
+    ids = [position[-1] for position in found]
+    rows = {row[0].id: row for row in session.execute(_jobs().where(Job.id.in_(ids)))}
+    return Page(data=[_job(*rows[each]) for each in ids], next_cursor=cursor)
 
 
 @router.get("/{job_id}", responses=responses(NotFound))
@@ -71,10 +70,22 @@ def list_events(_: AsOperator, job: LoadedJob, session: ReadSession, paging: Pag
     query = (
         select(Event, EventSeal)
         .join(EventSeal, EventSeal.event_id == Event.id)
-        .where(Event.record == "job", Event.record_id == str(job.id))
+        .where(EventSeal.record == "job", EventSeal.record_id == str(job.id))
     )
     rows, cursor = paging.cut(session, query, EventSeal.position, oldest_first=True)
     return Page(data=[event_answer(row[0], row[1]) for row in rows], next_cursor=cursor)
+
+
+def _ranges(session: Session, status: JobStatus | None, model: str | None, kind: JobKind | None) -> list[Conditions]:
+    """One range for each kind and status that is asked for: each job has one of both."""
+    if status is None and model is None and kind is None:
+        return [[]]
+    of_model = []
+    if model is not None:
+        of_model.append(Job.model_id == session.scalar(select(Model.id).where(Model.name == model)))
+    kinds = (kind,) if kind is not None else tuple(JobKind)
+    statuses = (status,) if status is not None else tuple(JobStatus)
+    return [[*of_model, Job.kind == each, Job.status == state] for each, state in product(kinds, statuses)]
 
 
 def _job(job: Job, training_set: str | None, model: str | None) -> JobAnswer:
