@@ -15,6 +15,7 @@ class AuditReport(Base):
     __tablename__ = "audit_reports"
     __table_args__ = (
         UniqueConstraint("job_id", "edition"),
+        Index("ix_audit_reports_version", "version_id", "edition"),
         Index("ix_audit_reports_made", "created_at", "id"),
         Index("ix_audit_reports_verdict", "verdict", "created_at", "id"),
         Index("ix_audit_reports_model_made", "model_id", "created_at", "id"),

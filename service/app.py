@@ -26,6 +26,7 @@ from service.routers import (
     jobs,
     jwks,
     models,
+    previews,
     reports,
     training_sets,
 )
@@ -61,6 +62,7 @@ def create_app(settings: Settings | None = None, *, dispatch: bool = True) -> Fa
         training_sets.router,
         models.router,
         checkpoints.router,
+        previews.router,
         deletion_requests.router,
         certificates.router,
         jobs.router,

@@ -199,18 +199,23 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-def answer(trace_id: str, problem: Problem) -> JSONResponse:
-    """The response that carries the problem."""
+def as_body(problem: Problem) -> dict[str, Any]:
+    """The problem as JSON."""
     slug = re.sub(r"(?<!^)(?=[A-Z])", "-", type(problem).__name__).lower()
     body: dict[str, Any] = {
         "type": f"urn:amun:problem:{slug}",
         "title": problem.title,
         "status": int(problem.status),
         "detail": problem.detail,
-        "trace_id": trace_id,
     }
     if problem.errors:
         body["errors"] = problem.errors[:MOST_ERRORS]
+    return body
+
+
+def answer(trace_id: str, problem: Problem) -> JSONResponse:
+    """The response that carries the problem."""
+    body = {**as_body(problem), "trace_id": trace_id}
     return JSONResponse(body, int(problem.status), problem.headers, MEDIA_TYPE)
 
 

@@ -79,6 +79,7 @@ def _index_lists() -> None:
     for name, columns in REPORT_RANGES.items():
         op.create_index(f"ix_audit_reports_{name}", "audit_reports", [*columns, "created_at", "id"])
     op.drop_index("ix_audit_reports_model_id", "audit_reports")
+    op.create_index("ix_audit_reports_version", "audit_reports", ["version_id", "edition"])
     op.create_index("ix_models_status", "models", ["status", "id"])
     op.create_index("ix_training_sets_status", "training_sets", ["status", "id"])
     op.create_index("ix_jobs_kind_status", "jobs", ["kind", "status", "id"])
@@ -89,6 +90,7 @@ def _drop_indices_of_lists() -> None:
     for name in (*RANGES, *RANGES_OF_LIVE):
         op.drop_index(f"ix_{REQUESTS}_{name}", REQUESTS)
     op.create_index("ix_audit_reports_model_id", "audit_reports", ["model_id"])
+    op.drop_index("ix_audit_reports_version", "audit_reports")
     for name in REPORT_RANGES:
         op.drop_index(f"ix_audit_reports_{name}", "audit_reports")
     op.drop_index("ix_models_status", "models")
