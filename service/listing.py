@@ -123,13 +123,14 @@ def _source(
     if wanted.model is None:
         return ours, kept_by(session, unsorted) if unsorted else None
     model = session.scalar(select(Model.id).where(Model.name == wanted.model))
-    few = list(session.scalars(select(Erasure.request_id).where(Erasure.model_id == model).limit(FEW + 1)))
+    own = select(Erasure.request_id).where(Erasure.model_id == model).order_by(Erasure.request_id)
+    few = list(session.scalars(own.limit(FEW + 1)))
     if len(few) <= FEW:
         looked_at = [DeletionRequest.id.in_(few), *_filters(wanted, statuses), *equal, *due]
         return positions(session, KEYS[wanted.order], [looked_at], oldest_first=by_due), None
     if wanted.everything and not by_due:
-        own = positions(session, [Erasure.request_id], [[Erasure.model_id == model]])
-        return own, kept_by(session, equal) if equal else None
+        by_model = positions(session, [Erasure.request_id], [[Erasure.model_id == model]])
+        return by_model, kept_by(session, equal) if equal else None
     concerned = exists().where(Erasure.request_id == DeletionRequest.id, Erasure.model_id == model)
     return ours, kept_by(session, [concerned, *unsorted])
 
@@ -142,10 +143,9 @@ def _filters(wanted: Wanted, statuses: tuple[RequestStatus, ...]) -> Conditions:
 def _ranges(
     wanted: Wanted, statuses: tuple[RequestStatus, ...], equal: Conditions, within: Conditions
 ) -> list[Conditions]:
-    """One range where there is an index for it, else one for each status and regulation; ``within`` sorts by due date."""
-    alone = wanted.regulation is None and wanted.training_set is None and not wanted.statuses
-    if alone and (not equal if within else not statuses):
-        return [[*equal, *within]]
+    """All requests of the caller as they are, else one range for each status and regulation."""
+    if not statuses and wanted.regulation is None and wanted.training_set is None:
+        return [equal]
     regulations = REGULATIONS if wanted.regulation is None else (wanted.regulation,)
     return [
         [*equal, DeletionRequest.status == status, DeletionRequest.regulation == regulation, *within]

@@ -7,8 +7,8 @@ from collections import defaultdict
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response, status
-from sqlalchemy import func, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from models.base import now
 from models.deletion_request import LIVE
@@ -200,15 +200,17 @@ def _summary(
 
 
 def _erasures(session: Session, requests: list[uuid.UUID]) -> dict[uuid.UUID, list[ErasureAnswer]]:
-    any_edition = aliased(AuditReport)
-    edition = (
-        select(func.max(any_edition.edition)).where(any_edition.version_id == Erasure.version_id).scalar_subquery()
+    newest_report = (
+        select(AuditReport.id)
+        .where(AuditReport.version_id == Erasure.version_id)
+        .order_by(AuditReport.edition.desc())
+        .limit(1)
+        .scalar_subquery()
     )
     query = (
-        select(Erasure, Model.name, ModelVersion.number, AuditReport.id)
+        select(Erasure, Model.name, ModelVersion.number, newest_report)
         .join(Model, Model.id == Erasure.model_id)
         .outerjoin(ModelVersion, ModelVersion.id == Erasure.version_id)
-        .outerjoin(AuditReport, (AuditReport.version_id == Erasure.version_id) & (AuditReport.edition == edition))
         .where(Erasure.request_id.in_(requests))
         .order_by(Erasure.id)
     )
