@@ -41,6 +41,7 @@ $(BENCH)/.installed: requirements.txt benchmarks/requirements.txt pyproject.toml
 
 bench: $(BENCH)/.installed ## the benchmarks, in a virtual environment of their own; CIFAR=folder adds those on CIFAR-10
 	$(BENCH)/bin/python -m benchmarks.footprint
+	$(BENCH)/bin/python -m benchmarks.lists
 	$(BENCH)/bin/python -m benchmarks.seeds
 	$(BENCH)/bin/python -m benchmarks.adversarial
 	test -z "$(CIFAR)" || $(BENCH)/bin/python -m benchmarks.adversarial --data "$(CIFAR)"

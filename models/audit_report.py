@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 
-from sqlalchemy import ForeignKey, String, UniqueConstraint
+from sqlalchemy import ForeignKey, Index, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, new_id, now
@@ -13,11 +13,18 @@ from models.base import Base, new_id, now
 
 class AuditReport(Base):
     __tablename__ = "audit_reports"
-    __table_args__ = (UniqueConstraint("job_id", "edition"),)
+    __table_args__ = (
+        UniqueConstraint("job_id", "edition"),
+        Index("ix_audit_reports_version", "version_id", "edition"),
+        Index("ix_audit_reports_made", "created_at", "id"),
+        Index("ix_audit_reports_verdict", "verdict", "created_at", "id"),
+        Index("ix_audit_reports_model_made", "model_id", "created_at", "id"),
+        Index("ix_audit_reports_model_verdict", "model_id", "verdict", "created_at", "id"),
+    )
 
     id: Mapped[uuid.UUID] = mapped_column(primary_key=True, default=new_id)
     job_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("jobs.id"))
-    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id"), index=True)
+    model_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("models.id"))
     version_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("model_versions.id"))
     edition: Mapped[int] = mapped_column(default=1)
     supersedes_id: Mapped[uuid.UUID | None] = mapped_column(ForeignKey("audit_reports.id"))

@@ -80,6 +80,8 @@ def _first_bad(session: Session, head: Head) -> Bad | None:
                     return Bad(position, stored.event_id, "the event was deleted")
                 if _sealed(previous, event, position) != stored.hash:
                     return Bad(position, event.id, _which(previous, event, stored, rows.fetchone()))
+                if (stored.record, stored.record_id) != (event.record, event.record_id):
+                    return Bad(position, event.id, "its seal names another record than the event does")
                 previous = stored.hash
     except ValueError:  # no time, no JSON: somebody wrote past the records
         return Bad(position + 1, None, f"a row among the {ROWS_AT_ONCE} from here on cannot be read")

@@ -7,7 +7,18 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
-from sqlalchemy import ForeignKey, Index, LargeBinary, String, Text, UniqueConstraint, text
+from sqlalchemy import (
+    Boolean,
+    ColumnElement,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    String,
+    Text,
+    UniqueConstraint,
+    literal_column,
+    text,
+)
 from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base, new_id, now, status_type
@@ -33,19 +44,47 @@ LIVE = (
     RequestStatus.AWAITING_RELEASE,
     RequestStatus.ON_HOLD,
 )  # still due: something has to be done about them
-# As a literal: an index that holds live requests only is used where the query says the same words.
-IS_LIVE = text("status IN ({})".format(", ".join(f"'{status.value}'" for status in LIVE)))
+# Written out, for a partial index serves a query only where the planner finds these very words in it.
+IS_LIVE: ColumnElement[bool] = literal_column(
+    "status IN ({})".format(", ".join(f"'{status.value}'" for status in LIVE)), Boolean()
+)
+
+
+def _live(name: str, *columns: str) -> Index:
+    return Index(name, *columns, sqlite_where=IS_LIVE, postgresql_where=IS_LIVE)
 
 
 class DeletionRequest(Base):
     __tablename__ = "deletion_requests"
     __table_args__ = (
         UniqueConstraint("application_id", "idempotency_key"),
-        # Lists go by id within what they are filtered by, or by due date: however many are stored, a page is a range.
-        Index("ix_deletion_requests_status", "status", "id"),
+        # Lists go by id within what they are filtered by, or by due date: however many are stored, a page is the end of
+        # a few ranges (service.listing), one for each status and regulation that is asked for.
         Index("ix_deletion_requests_application", "application_id", "id"),
-        Index("ix_deletion_requests_application_status", "application_id", "status", "id"),
-        Index("ix_deletion_requests_live_due", "due_at", "id", sqlite_where=IS_LIVE, postgresql_where=IS_LIVE),
+        Index("ix_deletion_requests_status", "status", "regulation", "id"),
+        Index("ix_deletion_requests_application_status", "application_id", "status", "regulation", "id"),
+        Index("ix_deletion_requests_set_status", "training_set_id", "status", "regulation", "id"),
+        Index(
+            "ix_deletion_requests_application_set_status",
+            "application_id",
+            "training_set_id",
+            "status",
+            "regulation",
+            "id",
+        ),
+        _live("ix_deletion_requests_live_due", "due_at", "id"),
+        _live("ix_deletion_requests_live_status", "status", "regulation", "due_at", "id"),
+        _live("ix_deletion_requests_live_application", "application_id", "status", "regulation", "due_at", "id"),
+        _live("ix_deletion_requests_live_set", "training_set_id", "status", "regulation", "due_at", "id"),
+        _live(
+            "ix_deletion_requests_live_application_set",
+            "application_id",
+            "training_set_id",
+            "status",
+            "regulation",
+            "due_at",
+            "id",
+        ),
         Index("ix_deletion_requests_external", "external_id", "id"),
         # What the dispatcher looks for in every round, among however many requests are stored.
         Index(

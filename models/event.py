@@ -28,15 +28,24 @@ class Event(Base):
 
 
 class EventSeal(Base):
-    """Position of an event and the hash that chains it: sha256(previous hash || canonical body)."""
+    """Position of an event and the hash that chains it: sha256(previous hash || canonical body).
+
+    ``record`` and ``record_id`` are the event's, so that what happened to one record is a range of positions.
+    """
 
     __tablename__ = "event_seals"
+    __table_args__ = (
+        Index("ix_event_seals_record", "record", "position"),
+        Index("ix_event_seals_record_id", "record", "record_id", "position"),
+    )
 
     position: Mapped[int] = mapped_column(
         BigInteger().with_variant(Integer(), "sqlite"), primary_key=True, autoincrement=False
     )
     event_id: Mapped[uuid.UUID] = mapped_column(ForeignKey("events.id"), unique=True)
     hash: Mapped[str] = mapped_column(String(64))
+    record: Mapped[str] = mapped_column(String(32), server_default="")
+    record_id: Mapped[str] = mapped_column(String(64), server_default="")
 
 
 def record_event(session: Session, name: str, record: str, record_id: object, actor: str, **data: Any) -> Event:

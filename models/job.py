@@ -57,9 +57,9 @@ class Job(Base):
             postgresql_where=text("kind = 'certify' AND status IN ('queued', 'running')"),
         ),
         Index("ix_jobs_status_lease", "status", "lease_expires_at"),
-        Index("ix_jobs_status_id", "status", "id"),
-        Index("ix_jobs_kind_id", "kind", "id"),
-        Index("ix_jobs_model_id", "model_id", "id"),
+        # Lists are ranges of these, one for each kind and status that is asked for.
+        Index("ix_jobs_kind_status", "kind", "status", "id"),
+        Index("ix_jobs_model_kind_status", "model_id", "kind", "status", "id"),
     )
     MOVES: ClassVar[Moves] = {
         JobStatus.QUEUED: frozenset({JobStatus.RUNNING, JobStatus.CANCELLED}),

@@ -7,7 +7,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, ClassVar
 
-from sqlalchemy import ForeignKey, String
+from sqlalchemy import ForeignKey, Index, String
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from models.base import Base, new_id, now, status_type
@@ -25,6 +25,7 @@ class ModelStatus(StrEnum):
 
 class Model(Base):
     __tablename__ = "models"
+    __table_args__ = (Index("ix_models_status", "status", "id"),)
     MOVES: ClassVar[Moves] = {
         ModelStatus.TRAINING: frozenset({ModelStatus.READY, ModelStatus.FAILED}),
         ModelStatus.READY: frozenset({ModelStatus.WITHDRAWN, ModelStatus.RETIRED}),

@@ -22,6 +22,7 @@ class TrainingSetStatus(StrEnum):
 
 class TrainingSet(Base):
     __tablename__ = "training_sets"
+    __table_args__ = (Index("ix_training_sets_status", "status", "id"),)
     MOVES: ClassVar[Moves] = {
         TrainingSetStatus.REGISTERING: frozenset({TrainingSetStatus.READY, TrainingSetStatus.FAILED}),
         TrainingSetStatus.READY: frozenset(),

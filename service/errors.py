@@ -233,15 +233,14 @@ SCHEMA: dict[str, Any] = {
 }
 
 
-def document(trace_id: str, problem: Problem) -> dict[str, Any]:
-    """The problem's document."""
+def as_body(problem: Problem) -> dict[str, Any]:
+    """The problem as JSON."""
     slug = re.sub(r"(?<!^)(?=[A-Z])", "-", type(problem).__name__).lower()
     body: dict[str, Any] = {
         "type": f"urn:amun:problem:{slug}",
         "title": problem.title,
         "status": int(problem.status),
         "detail": problem.detail,
-        "trace_id": trace_id,
     }
     if problem.errors:
         body["errors"] = problem.errors[:MOST_ERRORS]
@@ -251,6 +250,11 @@ def document(trace_id: str, problem: Problem) -> dict[str, Any]:
 def answer(trace_id: str, problem: Problem) -> JSONResponse:
     """The response that carries the problem."""
     return JSONResponse(document(trace_id, problem), int(problem.status), problem.headers, MEDIA_TYPE)
+
+
+def document(trace_id: str, problem: Problem) -> dict[str, Any]:
+    """The problem's document, as it is answered with or sent in a stream."""
+    return {**as_body(problem), "trace_id": trace_id}
 
 
 def _described(error: Exception) -> dict[str, Any]:

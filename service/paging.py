@@ -1,89 +1,145 @@
-"""Lists a page at a time: opaque cursors over a sorted, unique column."""
+"""Lists a page at a time. A cursor is a position: pages neither skip nor repeat a record, whatever is added meanwhile."""
 
 from __future__ import annotations
 
-import base64
-import binascii
-import uuid
+from collections.abc import Callable
 from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel
-from sqlalchemy import ColumnElement, Row, Select
+from sqlalchemy import Row, Select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from service import cursors
+from service.cursors import Position
 from service.errors import Unprocessable
+from service.ranges import Key, Source, beyond, ordered
 
 Item = TypeVar("Item")
+MOST_ON_A_PAGE = 200
+DEFAULT_ON_A_PAGE = 50
+FIRST_LOOK = 200  # candidates of a page that are looked at, twice as many each time until the page is full
+MOST_LOOKED_AT = 5000
+
+Keep = Callable[[list[Position]], list[Position]]  # those of the positions that belong to the list
 
 
 class Page(BaseModel, Generic[Item]):
-    """One page; ``next_cursor`` is null on the last one."""
+    """One page. It may hold fewer records than its limit: the list ends where ``next_cursor`` is null."""
 
     data: list[Item]
     next_cursor: str | None
 
 
 class Paging:
-    """``limit`` and ``cursor`` of a list, and the page that they cut out of a query."""
+    """``limit`` and ``cursor`` of a list, and the page that they cut out of it."""
 
-    def __init__(
-        self,
-        request: Request,
-        response: Response,
-        limit: Annotated[int, Query(ge=1, le=200, description="Records on a page.")] = 50,
-        cursor: Annotated[
-            str | None, Query(max_length=128, description="`next_cursor` of the page before; its form may change.")
-        ] = None,
-    ) -> None:
-        self._request = request
-        self._response = response
+    def __init__(self, path: str, limit: int, cursor: str | None, *, at: dict[str, str]) -> None:
+        """``path`` names the list; ``at`` is where the caller put the cursor, as an error names it."""
+        self.following: str | None = None  # the next cursor, once a page was cut
+        self._path = path
         self._limit = limit
         self._cursor = cursor
+        self._at = at
 
     def cut(
         self,
         session: Session,
         query: Select[*tuple[Any, ...]],
-        column: InstrumentedAttribute[Any],
-        *,
+        *key: InstrumentedAttribute[Any],
         oldest_first: bool = False,
     ) -> tuple[list[Row[*tuple[Any, ...]]], str | None]:
-        """The page's rows and the next cursor; also sets the header Link. ``column`` is selected as the last one.
+        """The page's rows, sorted by ``key``, and the next cursor. The key's columns are selected as the last ones.
 
         Raises Unprocessable for a cursor that no page of this list has given out.
         """
-        order: ColumnElement[Any] = column.asc() if oldest_first else column.desc()
-        if self._cursor is not None:
-            last = _decode(self._cursor, column.type.python_type)
-            query = query.where(column > last if oldest_first else column < last)
-        rows = list(session.execute(query.add_columns(column).order_by(order).limit(self._limit + 1)))
-        if len(rows) <= self._limit:
-            return rows, None
-        rows = rows[: self._limit]
-        following = _encode(rows[-1][-1])
-        url = self._request.url.include_query_params(cursor=following, limit=self._limit)
-        # Relative to the host: behind a proxy this process does not know its own name.
-        self._response.headers["Link"] = f'<{url.path}?{url.query}>; rel="next"'
-        return rows, following
+        after = self._after(key, "")
+        query = query.where(*beyond(key, after, oldest_first=oldest_first)).add_columns(*key)
+        query = query.order_by(*ordered(key, oldest_first=oldest_first)).limit(self._limit + 1)
+        rows = list(session.execute(query))
+        if len(rows) > self._limit:
+            rows = rows[: self._limit]
+            self._go_on("", tuple(rows[-1][-len(key) :]))
+        return rows, self.following
+
+    def take(
+        self, key: Key, source: Source, keep: Keep | None = None, *, sort: str = ""
+    ) -> tuple[list[Position], str | None]:
+        """The page's positions out of ``source``, sorted by ``key``, and the next cursor.
+
+        ``keep`` decides where no index can: it is asked about no more than `MOST_LOOKED_AT` positions a page, which may
+        then hold fewer than its limit. Raises Unprocessable as `cut` does; ``sort`` tells orders of one list apart.
+        """
+        found: list[Position] = []
+        after = self._after(key, sort)
+        looked_at, number = 0, self._limit + 1 if keep is None else max(FIRST_LOOK, self._limit + 1)
+        while len(found) <= self._limit and looked_at < MOST_LOOKED_AT:
+            candidates = source(after, number)
+            found += candidates if keep is None else keep(candidates)
+            looked_at += len(candidates)
+            if len(candidates) < number:
+                after = None
+                break
+            after, number = candidates[-1], min(2 * number, MOST_LOOKED_AT - looked_at)
+        if len(found) > self._limit:
+            found = found[: self._limit]
+            after = found[-1]
+        if after is not None:
+            self._go_on(sort, after)
+        return found, self.following
+
+    def _after(self, key: Key, sort: str) -> Position | None:
+        if self._cursor is None:
+            return None
+        try:
+            return cursors.decode(self._order(sort), self._cursor, [column.type.python_type for column in key])
+        except cursors.ForeignCursor:
+            raise Unprocessable(
+                "This cursor is not one of this list, sorted as it is now: start again without it.",
+                errors=[{**self._at, "detail": "not given out by this list"}],
+            ) from None
+
+    def _go_on(self, sort: str, position: Position) -> None:
+        self.following = cursors.encode(self._order(sort), position)
+
+    def _order(self, sort: str) -> str:
+        return f"{self._path} {sort}"
 
 
-Paged = Annotated[Paging, Depends()]
+class _Linked(Paging):
+    """A list that is read by GET: the header Link tells where it begins, and where it goes on."""
+
+    def __init__(self, request: Request, response: Response, limit: int, cursor: str | None) -> None:
+        super().__init__(request.url.path, limit, cursor, at={"parameter": "cursor"})
+        self._url = request.url.include_query_params(limit=limit)
+        self._response = response
+        self._link({"first": None})
+
+    def _go_on(self, sort: str, position: Position) -> None:
+        super()._go_on(sort, position)
+        self._link({"next": self.following, "first": None})
+
+    def _link(self, places: dict[str, str | None]) -> None:
+        def to(cursor: str | None) -> str:
+            url = self._url.remove_query_params("cursor")
+            url = url if cursor is None else url.include_query_params(cursor=cursor)
+            # Relative to the host: behind a proxy this process does not know its own name.
+            return f"{url.path}?{url.query}"
+
+        links = [f'<{to(cursor)}>; rel="{relation}"' for relation, cursor in places.items()]
+        self._response.headers["Link"] = ", ".join(links)
 
 
-def _encode(value: uuid.UUID | int) -> str:
-    return base64.urlsafe_b64encode(str(value).encode()).decode().rstrip("=")
+def _paged(
+    request: Request,
+    response: Response,
+    limit: Annotated[int, Query(ge=1, le=MOST_ON_A_PAGE, description="Records on a page.")] = DEFAULT_ON_A_PAGE,
+    cursor: Annotated[
+        str | None,
+        Query(max_length=cursors.LONGEST, description="`next_cursor` of the page before; its form may change."),
+    ] = None,
+) -> Paging:
+    return _Linked(request, response, limit, cursor)
 
 
-def _decode(cursor: str, kind: type[Any]) -> Any:
-    try:
-        text = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True).decode("ascii")
-        value = kind(text)
-        if isinstance(value, int) and not 0 <= value < 1 << 62:
-            raise ValueError("no position")
-    except (ValueError, binascii.Error):
-        raise Unprocessable(
-            "This cursor is not one of this list: start again without it.",
-            errors=[{"parameter": "cursor", "detail": "not given out by this list"}],
-        ) from None
-    return value
+Paged = Annotated[Paging, Depends(_paged)]

@@ -34,7 +34,11 @@ def seal_events(database: Database, *, everything: bool = False) -> int:
     for event in events:
         position += 1
         previous = seal(previous, event, position)
-        seals.append(EventSeal(position=position, event_id=event.id, hash=previous))
+        seals.append(
+            EventSeal(
+                position=position, event_id=event.id, hash=previous, record=event.record, record_id=event.record_id
+            )
+        )
     try:
         with database.write() as session:
             session.add_all(seals)

@@ -79,7 +79,9 @@ def resolve(
     )
     everything = {sample.index for rows in [*named.values(), *copies.values()] for sample in rows}
     suppressed = _suppressed(session, suppression_key, training_set, [name for name in asked if name not in named])
-    state = _States(_forgotten(session, training_set, everything, models), _pending(session, training_set, everything))
+    state = _States(
+        forgotten_by_all(session, training_set, everything, models), _pending(session, training_set, everything)
+    )
     resolution = Resolution([])
     taken: set[int] = set()
     spread: set[str] = set()  # pixels whose copies were taken along
@@ -195,7 +197,9 @@ def _suppressed(
     return dict(found)
 
 
-def _forgotten(session: Session, training_set: TrainingSet, indices: set[int], models: Sequence[uuid.UUID]) -> set[int]:
+def forgotten_by_all(
+    session: Session, training_set: TrainingSet, indices: set[int], models: Sequence[uuid.UUID]
+) -> set[int]:
     """Samples that every one of the models has a finished erasure of."""
     if not models:
         return set()
@@ -232,8 +236,8 @@ def _among(session: Session, query: Any, indices: set[int]) -> Iterator[int]:
         yield from session.scalars(query.where(RequestSample.sample_index.in_(chunk)))
 
 
-def chunks(values: Sequence[Value] | Iterable[Value]) -> Iterator[list[Value]]:
+def chunks(values: Sequence[Value] | Iterable[Value], size: int = VALUES_AT_ONCE) -> Iterator[list[Value]]:
     """Lists short enough for one IN."""
     rest = iter(values)
-    while chunk := list(islice(rest, VALUES_AT_ONCE)):
+    while chunk := list(islice(rest, size)):
         yield chunk

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 from models.parameters import Policy
+from models.rehearsals import rehearsal_failed
 
-REHEARSED_WITHIN = 10.0  # a size counts as rehearsed up to this factor from a rehearsed one
-ONE_SIDED = 1.645
 RULE = (
     "released where the privacy verdict is pass or exact and accuracy is within its tolerance; an inconclusive verdict "
     "follows the policy; anything else is quarantined until a person decides"
@@ -63,24 +61,3 @@ def decide(verdict: str, utility_passed: bool, policy: Policy, rehearsed: dict[s
 def of_outcome(outcome: dict[str, Any], policy: Policy, rehearsed: dict[str, Any] | None) -> Gate:
     """`decide` of a `worker.plan.UnlearnResult` as a dictionary."""
     return decide(outcome["verdict"], outcome["utility"]["passed"], policy, rehearsed, outcome["forget"])
-
-
-def rehearsal_failed(policy: Policy, rehearsed: dict[str, Any] | None, size: int) -> str | None:
-    """Why rehearsal is no evidence for a request of this size, or None where it is.
-
-    It passed where the 90% interval of the pooled R lies within its tolerance and no more accuracy was lost than allowed.
-    """
-    if rehearsed is None:
-        return "nothing was rehearsed"
-    if abs(math.log(rehearsed["size"] / size)) > math.log(REHEARSED_WITHIN) + 1e-9:
-        return f"the nearest rehearsed size is {rehearsed['size']}"
-    error = rehearsed["membership_standard_error"]
-    if error is None:
-        return "a single rehearsed request has no error"
-    tolerance = policy.audit.tolerance_membership
-    if abs(rehearsed["membership"]) + ONE_SIDED * error >= tolerance:
-        interval = f"{rehearsed['membership']:+.2f} ± {ONE_SIDED * error:.2f}"
-        return f"the rehearsed R, {interval}, is not within {tolerance:.2f}"
-    if rehearsed["accuracy_change_mean"] < -policy.utility.tolerance_accuracy:
-        return f"rehearsal cost {-100 * rehearsed['accuracy_change_mean']:.1f} points of accuracy"
-    return None

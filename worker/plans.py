@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import uuid
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from models import holdings
+from models import holdings, rehearsals
 from models.parameters import BATCH_MARGIN, Policy
 from models.records import (
     DeletionRequest,
@@ -25,6 +24,7 @@ from models.records import (
     TrainingSet,
     Upload,
 )
+from models.rehearsals import nearest_strength
 from models.session import current_time
 from models.settings import Settings
 from worker import plan
@@ -229,10 +229,4 @@ def forgetting(session: Session, job: Job) -> list[Any]:
 
 def rehearsed(model: Model, size: int) -> dict[str, Any] | None:
     """`nearest_strength` of a model, or None where nothing was rehearsed or there is nothing to forget."""
-    rehearsal = (model.training or {}).get("rehearsal", [])
-    return nearest_strength(rehearsal, size) if rehearsal and size else None
-
-
-def nearest_strength(rehearsal: list[dict[str, Any]], size: int) -> dict[str, Any]:
-    """What was rehearsed at the size nearest to the request's, by ratio."""
-    return min(rehearsal, key=lambda strength: abs(math.log(strength["size"] / size)))
+    return rehearsals.rehearsed(model.training, size)

@@ -46,6 +46,100 @@ STATUS = sa.Enum(
 )
 
 
+REQUESTS = "deletion_requests"
+# What lists are ranges of: name, columns in front of what they are sorted by.
+RANGES = {
+    "status": ["status", "regulation"],
+    "application_status": ["application_id", "status", "regulation"],
+    "set_status": ["training_set_id", "status", "regulation"],
+    "application_set_status": ["application_id", "training_set_id", "status", "regulation"],
+}
+RANGES_OF_LIVE = {
+    "live_due": [],
+    "live_status": ["status", "regulation"],
+    "live_application": ["application_id", "status", "regulation"],
+    "live_set": ["training_set_id", "status", "regulation"],
+    "live_application_set": ["application_id", "training_set_id", "status", "regulation"],
+}
+REPORT_RANGES = {
+    "made": [],
+    "verdict": ["verdict"],
+    "model_made": ["model_id"],
+    "model_verdict": ["model_id", "verdict"],
+}
+
+
+def _index_lists() -> None:
+    for name, columns in RANGES.items():
+        op.create_index(f"ix_{REQUESTS}_{name}", REQUESTS, [*columns, "id"])
+    for name, columns in RANGES_OF_LIVE.items():
+        op.create_index(
+            f"ix_{REQUESTS}_{name}", REQUESTS, [*columns, "due_at", "id"], sqlite_where=LIVE, postgresql_where=LIVE
+        )
+    for name, columns in REPORT_RANGES.items():
+        op.create_index(f"ix_audit_reports_{name}", "audit_reports", [*columns, "created_at", "id"])
+    op.drop_index("ix_audit_reports_model_id", "audit_reports")
+    op.create_index("ix_audit_reports_version", "audit_reports", ["version_id", "edition"])
+    op.create_index("ix_models_status", "models", ["status", "id"])
+    op.create_index("ix_training_sets_status", "training_sets", ["status", "id"])
+    op.create_index("ix_jobs_kind_status", "jobs", ["kind", "status", "id"])
+    op.create_index("ix_jobs_model_kind_status", "jobs", ["model_id", "kind", "status", "id"])
+
+
+def _drop_indices_of_lists() -> None:
+    for name in (*RANGES, *RANGES_OF_LIVE):
+        op.drop_index(f"ix_{REQUESTS}_{name}", REQUESTS)
+    op.create_index("ix_audit_reports_model_id", "audit_reports", ["model_id"])
+    op.drop_index("ix_audit_reports_version", "audit_reports")
+    for name in REPORT_RANGES:
+        op.drop_index(f"ix_audit_reports_{name}", "audit_reports")
+    op.drop_index("ix_models_status", "models")
+    op.drop_index("ix_training_sets_status", "training_sets")
+    op.drop_index("ix_jobs_kind_status", "jobs")
+    op.drop_index("ix_jobs_model_kind_status", "jobs")
+
+
+def _name_records_in_seals() -> None:
+    """Once: the log is append-only again before this transaction ends."""
+    op.add_column("event_seals", sa.Column("record", sa.String(length=32), server_default="", nullable=False))
+    op.add_column("event_seals", sa.Column("record_id", sa.String(length=64), server_default="", nullable=False))
+    postgresql = op.get_bind().dialect.name == "postgresql"
+    op.execute(
+        "DROP TRIGGER event_seals_append_only ON event_seals" if postgresql else "DROP TRIGGER event_seals_no_update"
+    )
+    op.execute(
+        "UPDATE event_seals SET record = (SELECT events.record FROM events WHERE events.id = event_id), "
+        "record_id = (SELECT events.record_id FROM events WHERE events.id = event_id)"
+    )
+    _protect_seals(postgresql, "UPDATE")
+    op.create_index("ix_event_seals_record", "event_seals", ["record", "position"])
+    op.create_index("ix_event_seals_record_id", "event_seals", ["record", "record_id", "position"])
+
+
+def _protect_seals(postgresql: bool, *verbs: str) -> None:
+    if postgresql:
+        op.execute(
+            "CREATE TRIGGER event_seals_append_only BEFORE UPDATE OR DELETE ON event_seals "
+            "FOR EACH ROW EXECUTE FUNCTION amun_append_only()"
+        )
+        return
+    for verb in verbs:
+        op.execute(
+            f"CREATE TRIGGER event_seals_no_{verb.lower()} BEFORE {verb} ON event_seals "
+            "BEGIN SELECT RAISE(ABORT, 'the event log is append-only'); END"
+        )
+
+
+def _drop_records_from_seals() -> None:
+    op.drop_index("ix_event_seals_record", "event_seals")
+    op.drop_index("ix_event_seals_record_id", "event_seals")
+    with op.batch_alter_table("event_seals", schema=None) as batch_op:
+        batch_op.drop_column("record")
+        batch_op.drop_column("record_id")
+    if op.get_bind().dialect.name == "sqlite":  # the table was made anew, without its triggers
+        _protect_seals(False, "UPDATE", "DELETE")
+
+
 def upgrade() -> None:
     op.create_table(
         "cursors",
@@ -175,14 +269,7 @@ def upgrade() -> None:
         batch_op.drop_index(batch_op.f("ix_deletion_requests_application_id"))
         batch_op.drop_index(batch_op.f("ix_deletion_requests_due_at"))
         batch_op.create_index("ix_deletion_requests_application", ["application_id", "id"], unique=False)
-        batch_op.create_index(
-            "ix_deletion_requests_application_status", ["application_id", "status", "id"], unique=False
-        )
         batch_op.create_index("ix_deletion_requests_external", ["external_id", "id"], unique=False)
-        batch_op.create_index(
-            "ix_deletion_requests_live_due", ["due_at", "id"], unique=False, sqlite_where=LIVE, postgresql_where=LIVE
-        )
-        batch_op.create_index("ix_deletion_requests_status", ["status", "id"], unique=False)
 
     op.execute(BACKFILL)
     with op.batch_alter_table("deletion_requests", schema=None) as batch_op:
@@ -194,9 +281,6 @@ def upgrade() -> None:
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.add_column(sa.Column("retry_of_id", sa.Uuid(), nullable=True))
         batch_op.add_column(sa.Column("measured", sa.JSON(none_as_null=True), nullable=True))
-        batch_op.create_index("ix_jobs_kind_id", ["kind", "id"], unique=False)
-        batch_op.create_index("ix_jobs_model_id", ["model_id", "id"], unique=False)
-        batch_op.create_index("ix_jobs_status_id", ["status", "id"], unique=False)
         batch_op.create_foreign_key(batch_op.f("fk_jobs_retry_of_id_jobs"), "jobs", ["retry_of_id"], ["id"])
 
     with op.batch_alter_table("models", schema=None) as batch_op:
@@ -205,8 +289,13 @@ def upgrade() -> None:
     with op.batch_alter_table("training_sets", schema=None) as batch_op:
         batch_op.add_column(sa.Column("near_duplicates", sa.JSON(none_as_null=True), nullable=True))
 
+    _index_lists()
+    _name_records_in_seals()
+
 
 def downgrade() -> None:
+    _drop_records_from_seals()
+    _drop_indices_of_lists()
     with op.batch_alter_table("training_sets", schema=None) as batch_op:
         batch_op.drop_column("near_duplicates")
 
@@ -215,9 +304,6 @@ def downgrade() -> None:
 
     with op.batch_alter_table("jobs", schema=None) as batch_op:
         batch_op.drop_constraint(batch_op.f("fk_jobs_retry_of_id_jobs"), type_="foreignkey")
-        batch_op.drop_index("ix_jobs_status_id")
-        batch_op.drop_index("ix_jobs_model_id")
-        batch_op.drop_index("ix_jobs_kind_id")
         batch_op.drop_column("measured")
         batch_op.drop_column("retry_of_id")
 
@@ -225,10 +311,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_erasures_model_request")
 
     with op.batch_alter_table("deletion_requests", schema=None) as batch_op:
-        batch_op.drop_index("ix_deletion_requests_status")
-        batch_op.drop_index("ix_deletion_requests_live_due", sqlite_where=LIVE, postgresql_where=LIVE)
         batch_op.drop_index("ix_deletion_requests_external")
-        batch_op.drop_index("ix_deletion_requests_application_status")
         batch_op.drop_index("ix_deletion_requests_application")
         batch_op.create_index(batch_op.f("ix_deletion_requests_due_at"), ["due_at"], unique=False)
         batch_op.create_index(batch_op.f("ix_deletion_requests_application_id"), ["application_id"], unique=False)

@@ -6,9 +6,9 @@ import uuid
 from collections import defaultdict
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Query, Response, status
-from sqlalchemy import exists, func, select
-from sqlalchemy.orm import Session, aliased
+from fastapi import APIRouter, Depends, Header, Query, Request, Response, status
+from sqlalchemy import select
+from sqlalchemy.orm import Session
 
 from models.base import now
 from models.deletion_request import LIVE
@@ -26,6 +26,8 @@ from service.deps import Pepper, ReadSession, SuppressionKey, WriteSession
 from service.due import days_left, is_due_soon, is_overdue
 from service.errors import Conflict, NotFound, Unprocessable, responses
 from service.intake import accept, status_at_receipt
+from service.listing import Sort, Wanted, listed
+from service.nearby import near_duplicates_left
 from service.paging import Page, Paged
 from service.requests import LoadedRequest, visible
 from service.routers.certificates import newest_certificate
@@ -33,12 +35,15 @@ from service.schemas.common import NAME, Time
 from service.schemas.deletion_requests import (
     ErasureAnswer,
     NewDeletionRequest,
+    Regulation,
     RequestAnswer,
     RequestReceipt,
+    RequestSearch,
     RequestSummary,
 )
 from service.schemas.selectors import SelectorOutcome
-from service.security import AsAnyone, AsApplication
+from service.searching import search
+from service.security import AsAnyone, AsApplication, Principal
 
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
 
@@ -54,6 +59,27 @@ IdempotencyKey = Annotated[
         description="Chosen by the caller, one for each request: sent again, it gives the answer of the first time.",
     ),
 ]
+
+
+def _filtered(
+    status: Annotated[list[RequestStatus], Query(default_factory=list, max_length=20, description="Any of these.")],
+    model: Annotated[str | None, Query(pattern=NAME)] = None,
+    training_set: Annotated[str | None, Query(pattern=NAME)] = None,
+    regulation: Annotated[Regulation | None, Query()] = None,
+    due_before: Annotated[
+        Time | None, Query(description="Not finished, and due before then; what is due first comes first.")
+    ] = None,
+    overdue: Annotated[bool, Query(description="Not finished, and due before now; what is due first comes first.")] = (
+        False
+    ),
+    sort: Annotated[
+        Sort | None, Query(description="`due`: requests that are not finished, by due date. `-received`: newest first.")
+    ] = None,
+) -> Wanted:
+    return Wanted(tuple(status), model, training_set, regulation, due_before, overdue, sort)
+
+
+Filtered = Annotated[Wanted, Depends(_filtered)]
 
 
 @router.post("", status_code=status.HTTP_202_ACCEPTED, responses=responses(NotFound, Conflict, Unprocessable))
@@ -75,30 +101,25 @@ def submit(
     return _receipt(session, request)
 
 
-@router.get("")
+@router.get("", responses=responses(Unprocessable))
 def list_deletion_requests(
-    principal: AsAnyone,
-    session: ReadSession,
-    paging: Paged,
-    status: Annotated[RequestStatus | None, Query()] = None,
-    model: Annotated[str | None, Query(pattern=NAME)] = None,
-    due_before: Annotated[Time | None, Query()] = None,
+    principal: AsAnyone, session: ReadSession, paging: Paged, wanted: Filtered
 ) -> Page[RequestSummary]:
-    """Deletion requests, newest first; an application sees its own."""
-    query = visible(principal)
-    if status is not None:
-        query = query.where(DeletionRequest.status == status)
-    if model is not None:
-        named = exists().where(
-            Erasure.request_id == DeletionRequest.id, Erasure.model_id == Model.id, Model.name == model
-        )
-        query = query.where(named)
-    if due_before is not None:
-        query = query.where(DeletionRequest.due_at < due_before)
-    rows, cursor = paging.cut(session, query, DeletionRequest.id)
-    erasures = _erasures(session, [row[0].id for row in rows])
-    data = [_summary(row[0], row[1], row[2], erasures[row[0].id]) for row in rows]
-    return Page(data=data, next_cursor=cursor)
+    """Deletion requests, newest first; an application sees its own. What is asked for by due date comes due first."""
+    found, cursor = listed(session, paging, principal, wanted)
+    return Page(data=_summaries(session, principal, found), next_cursor=cursor)
+
+
+@router.post("/search", responses=responses(Unprocessable))
+def search_deletion_requests(
+    principal: AsAnyone, body: RequestSearch, session: ReadSession, key: SuppressionKey, request: Request
+) -> Page[RequestSummary]:
+    """Requests by the caller's number of the case or by the person, newest first; an application finds its own.
+
+    A person's requests are found after the erasure too. Neither name is ever part of a URL.
+    """
+    found, cursor = search(session, key, principal, body, request.url.path)
+    return Page(data=_summaries(session, principal, found), next_cursor=cursor)
 
 
 @router.get("/{request_id}", responses=responses(NotFound))
@@ -114,11 +135,19 @@ def answer_in_full(session: Session, request: DeletionRequest, application: str,
     return RequestAnswer(
         **summary.model_dump(),
         samples=_outcomes(request),
+        near_duplicates=near_duplicates_left(session, request),
         resolution=request.resolution,
         samples_erased_at=request.samples_erased_at,
         samples_kept=request.samples_kept if request.samples_erased_at is None else None,
         certificate=certificate.id if certificate is not None else None,
     )
+
+
+def _summaries(session: Session, principal: Principal, ids: list[uuid.UUID]) -> list[RequestSummary]:
+    """In the order of the ids."""
+    rows = {row[0].id: row for row in session.execute(visible(principal).where(DeletionRequest.id.in_(ids)))}
+    erasures = _erasures(session, ids)
+    return [_summary(*rows[found], erasures[found]) for found in ids]
 
 
 def _outcomes(request: DeletionRequest) -> list[SelectorOutcome]:
@@ -187,15 +216,17 @@ def _summary(
 
 
 def _erasures(session: Session, requests: list[uuid.UUID]) -> dict[uuid.UUID, list[ErasureAnswer]]:
-    any_edition = aliased(AuditReport)
-    edition = (
-        select(func.max(any_edition.edition)).where(any_edition.version_id == Erasure.version_id).scalar_subquery()
+    newest_report = (
+        select(AuditReport.id)
+        .where(AuditReport.version_id == Erasure.version_id)
+        .order_by(AuditReport.edition.desc())
+        .limit(1)
+        .scalar_subquery()
     )
     query = (
-        select(Erasure, Model.name, ModelVersion.number, AuditReport.id, batching.waiting())
+        select(Erasure, Model.name, ModelVersion.number, newest_report, batching.waiting())
         .join(Model, Model.id == Erasure.model_id)
         .outerjoin(ModelVersion, ModelVersion.id == Erasure.version_id)
-        .outerjoin(AuditReport, (AuditReport.version_id == Erasure.version_id) & (AuditReport.edition == edition))
         .where(Erasure.request_id.in_(requests))
         .order_by(Erasure.id)
     )

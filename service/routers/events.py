@@ -31,9 +31,9 @@ def list_log(
     """The event log, oldest first. An event appears here once it is sealed, a moment after it happened."""
     query = select(Event, EventSeal).join(EventSeal, EventSeal.event_id == Event.id)
     if record is not None:
-        query = query.where(Event.record == record)
+        query = query.where(EventSeal.record == record)
     if record_id is not None:
-        query = query.where(Event.record_id == record_id)
+        query = query.where(EventSeal.record_id == record_id)
     rows, cursor = paging.cut(session, query, EventSeal.position, oldest_first=True)
     return Page(data=[event_answer(row[0], row[1]) for row in rows], next_cursor=cursor)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections import defaultdict
 from collections.abc import AsyncIterator
+from itertools import product
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Query, Request, Response, status
@@ -21,6 +22,7 @@ from service.due import days_left
 from service.errors import Conflict, NotFound, responses
 from service.following import EventStream, Follower, Streams
 from service.paging import Page, Paged
+from service.ranges import Conditions, positions
 from service.schemas.common import NAME, OptionalReason
 from service.schemas.events import EventAnswer, event_answer
 from service.schemas.jobs import JobAnswer
@@ -67,15 +69,11 @@ def list_jobs(
     kind: Annotated[JobKind | None, Query()] = None,
 ) -> Page[JobAnswer]:
     """Jobs, newest first."""
-    query = _jobs()
-    if status is not None:
-        query = query.where(Job.status == status)
-    if model is not None:
-        query = query.where(Model.name == model)
-    if kind is not None:
-        query = query.where(Job.kind == kind)
-    rows, cursor = paging.cut(session, query, Job.id)
-    return Page(data=_answers(session, [(row[0], row[1], row[2]) for row in rows]), next_cursor=cursor)
+    ranges = _ranges(session, status, model, kind)
+    found, cursor = paging.take([Job.id], positions(session, [Job.id], ranges))
+    ids = [position[-1] for position in found]
+    rows = {row[0].id: (row[0], row[1], row[2]) for row in session.execute(_jobs().where(Job.id.in_(ids)))}
+    return Page(data=_answers(session, [rows[each] for each in ids]), next_cursor=cursor)
 
 
 @router.get("/{job_id}", responses=responses(NotFound))
@@ -126,10 +124,22 @@ def list_events(
     query = (
         select(Event, EventSeal)
         .join(EventSeal, EventSeal.event_id == Event.id)
-        .where(Event.record == "job", Event.record_id == str(job.id))
+        .where(EventSeal.record == "job", EventSeal.record_id == str(job.id))
     )
     rows, cursor = paging.cut(session, query, EventSeal.position, oldest_first=True)
     return Page(data=[event_answer(row[0], row[1]) for row in rows], next_cursor=cursor)
+
+
+def _ranges(session: Session, status: JobStatus | None, model: str | None, kind: JobKind | None) -> list[Conditions]:
+    """One range for each kind and status that is asked for: each job has one of both."""
+    if status is None and model is None and kind is None:
+        return [[]]
+    of_model = []
+    if model is not None:
+        of_model.append(Job.model_id == session.scalar(select(Model.id).where(Model.name == model)))
+    kinds = (kind,) if kind is not None else tuple(JobKind)
+    statuses = (status,) if status is not None else tuple(JobStatus)
+    return [[*of_model, Job.kind == each, Job.status == state] for each, state in product(kinds, statuses)]
 
 
 @router.post("/{job_id}/cancel", status_code=status.HTTP_202_ACCEPTED, responses=responses(NotFound, Conflict))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response, status
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response, status
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session, aliased
 
-from models.records import Model, ModelVersion
+from models.records import Model, ModelStatus, ModelVersion
 from service.deps import (
     CurrentSettings,
     LoadedModel,
@@ -41,9 +43,15 @@ def train(
 
 
 @router.get("")
-def list_models(_: AsCompliance, session: ReadSession, paging: Paged) -> Page[ModelAnswer]:
+def list_models(
+    _: AsCompliance,
+    session: ReadSession,
+    paging: Paged,
+    status: Annotated[ModelStatus | None, Query()] = None,
+) -> Page[ModelAnswer]:
     """Models, newest first."""
-    rows, cursor = paging.cut(session, select(Model), Model.id)
+    query = select(Model) if status is None else select(Model).where(Model.status == status)
+    rows, cursor = paging.cut(session, query, Model.id)
     return Page(data=[_model(row[0]) for row in rows], next_cursor=cursor)
 
 

@@ -51,14 +51,14 @@ def list_reports(
         .join(ModelVersion, ModelVersion.id == AuditReport.version_id)
     )
     if model is not None:
-        query = query.where(Model.name == model)
+        query = query.where(AuditReport.model_id == session.scalar(select(Model.id).where(Model.name == model)))
     if verdict is not None:
         query = query.where(AuditReport.verdict == verdict)
     if made_from is not None:
         query = query.where(AuditReport.created_at >= made_from)
     if made_to is not None:
         query = query.where(AuditReport.created_at < made_to)
-    rows, cursor = paging.cut(session, query, AuditReport.id)
+    rows, cursor = paging.cut(session, query, AuditReport.created_at, AuditReport.id)
     return Page(data=[_report(row[0], row[1], row[2]) for row in rows], next_cursor=cursor)
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
+from typing import Annotated
 
-from fastapi import APIRouter, Response, status
+from fastapi import APIRouter, Query, Response, status
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from models.records import Application, Job, Sample, TrainingSet, TrainingSetApplication
+from models.records import Application, Job, Sample, TrainingSet, TrainingSetApplication, TrainingSetStatus
 from service.deps import CurrentSettings, LoadedTrainingSet, ReadSession, SuppressionKey, WriteSession
 from service.errors import Conflict, NotFound, Unprocessable, responses
 from service.paging import Page, Paged
@@ -40,9 +41,15 @@ def register(
 
 
 @router.get("")
-def list_training_sets(_: AsCompliance, session: ReadSession, paging: Paged) -> Page[TrainingSetAnswer]:
+def list_training_sets(
+    _: AsCompliance,
+    session: ReadSession,
+    paging: Paged,
+    status: Annotated[TrainingSetStatus | None, Query()] = None,
+) -> Page[TrainingSetAnswer]:
     """Training sets, newest first."""
-    rows, cursor = paging.cut(session, select(TrainingSet), TrainingSet.id)
+    query = select(TrainingSet) if status is None else select(TrainingSet).where(TrainingSet.status == status)
+    rows, cursor = paging.cut(session, query, TrainingSet.id)
     return Page(data=_answers(session, [row[0] for row in rows]), next_cursor=cursor)
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import uuid
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from models.deletion_request import RequestStatus
 from models.erasure import ErasureStatus
+from service.cursors import LONGEST
 from service.due import PERIODS
+from service.paging import DEFAULT_ON_A_PAGE, MOST_ON_A_PAGE
 from service.schemas.common import Answer, Body, Details, Links, Name, ShortText, Storable, Time, no_nul
 from service.schemas.selectors import Selector, SelectorOutcome
 
@@ -21,6 +23,9 @@ def _known(regulation: str) -> str:
     return regulation
 
 
+Regulation = Annotated[str, AfterValidator(_known)]
+
+
 class NewDeletionRequest(Body):
     training_set: Name
     samples: list[Selector] = Field(min_length=1, max_length=10_000)
@@ -28,7 +33,7 @@ class NewDeletionRequest(Body):
         default=None, min_length=1, max_length=1000, description="Default: every model trained on the set."
     )
     external_id: ShortText | None = Field(default=None, description="The caller's own number of the case.")
-    regulation: Annotated[str, AfterValidator(_known)] = Field(
+    regulation: Regulation = Field(
         default="GDPR", description="Its period makes the due date.", json_schema_extra={"enum": list(PERIODS)}
     )
     ground: Annotated[str, StringConstraints(min_length=1, max_length=64), AfterValidator(no_nul), Storable] | None = (
@@ -36,6 +41,27 @@ class NewDeletionRequest(Body):
     )
     submitted_at: Time | None = Field(default=None, description="When the person asked; the period runs from then.")
     partial: bool = Field(default=False, description="Accept the request although some selectors are not found.")
+
+
+class RequestSearch(Body):
+    """By the caller's number or by the person; where both are given, both must fit."""
+
+    external_id: ShortText | None = Field(default=None, description="The caller's own number of the case.")
+    subject: ShortText | None = Field(default=None, description="Person whose samples a request names, or named.")
+    training_set: Name | None = None
+    status: list[RequestStatus] | RequestStatus | None = None
+    limit: int = Field(default=DEFAULT_ON_A_PAGE, ge=1, le=MOST_ON_A_PAGE)
+    cursor: str | None = Field(default=None, max_length=LONGEST, description="`next_cursor` of the page before.")
+
+    @model_validator(mode="after")
+    def somebody_is_searched_for(self) -> Self:
+        if self.external_id is None and self.subject is None:
+            raise ValueError("give external_id, subject or both")
+        return self
+
+    @property
+    def statuses(self) -> list[RequestStatus]:
+        return self.status if isinstance(self.status, list) else [self.status] if self.status is not None else []
 
 
 class ErasureAnswer(Answer):
@@ -88,6 +114,10 @@ class RequestSummary(Answer):
 class RequestAnswer(RequestSummary):
     samples: list[SelectorOutcome] = Field(
         description="Each selector as it was answered at receipt; empty once the samples' names were erased."
+    )
+    near_duplicates: int | None = Field(
+        description="Rows of the set that look nearly like its samples, are not part of it and are still there; null where "
+        "the set was not searched for them."
     )
     resolution: Details | None = Field(description="How many selectors of each kind, and what became of them; stays.")
     samples_erased_at: datetime | None = Field(description="When pixels and names were read back as gone.")

@@ -6,6 +6,7 @@ owns fails, so a new one cannot stay out.
 
 from __future__ import annotations
 
+import hashlib
 import re
 import uuid
 from typing import Any
@@ -23,8 +24,10 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("POST", "/v1/training-sets/{name}/samples/search"): {"samples": [{"index": 1}]},
 }
 REASON = {"reason": "because"}
-# An application may ask for these by name, and they are the set's or the model's tenants'.
-NAMED = {"name"}
+MAKES = {("PUT", "/v1/uploads/{sha256}")}  # what it names need not be there; these bytes have another name, though
+PUBLIC_URL = "https://93.184.215.14/amun"
+CHECKPOINT = (2).to_bytes(8, "little") + b"{}"  # the smallest safetensors file
+NO_BODY = ("/test", "/redeliver", "/enable", "/rotate-secret", "/audits")
 
 
 @pytest.fixture
@@ -34,7 +37,9 @@ def settings(sqlite_settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def owned(client: TestClient, world: Any, digits: uuid.UUID, shop: Headers, rival: Headers) -> dict[str, str]:
+def owned(
+    client: TestClient, world: Any, digits: uuid.UUID, operator: Headers, shop: Headers, rival: Headers
+) -> dict[str, str]:
     """What application shop owns, by the name of the parameter; rival has the same kinds of things of its own."""
     world.model("rivals-cnn", "rivals")
     asked = {"training_set": "digits", "samples": [{"index": 3}]}
@@ -45,25 +50,35 @@ def owned(client: TestClient, world: Any, digits: uuid.UUID, shop: Headers, riva
     world.version("digits-cnn", 2, VersionStatus.QUARANTINED, parent=1)
     report = world.report("digits-cnn", 2, "inconclusive")
     job = world.job("digits-cnn")
+    hook = client.post("/v1/webhooks", headers=shop, json={"url": PUBLIC_URL}).json()["id"]
+    assert client.post("/v1/webhooks", headers=rival, json={"url": PUBLIC_URL}).status_code == 201
+    assert client.post(f"/v1/webhooks/{hook}/test", headers=shop).status_code == 202  # delivery number 1
+    upload = hashlib.sha256(CHECKPOINT).hexdigest()
+    uploaded = client.put(f"/v1/uploads/{upload}", headers=operator, content=CHECKPOINT)
+    assert uploaded.status_code == 201, uploaded.text
     return {
         "name": "digits",
         "model": "digits-cnn",
         "number": "2",
+        "delivery": "1",
         "request_id": request.json()["id"],
         "job_id": str(job),
         "report_id": str(report),
+        "webhook_id": hook,
+        "sha256": upload,
     }
 
 
 def _nobodys(parameter: str) -> str:
     if parameter.endswith("_id"):
         return str(uuid.uuid4())
-    return {"name": "nothing", "model": "nothing", "number": "99", "sha256": "0" * 64}[parameter]
+    return {"name": "nothing", "model": "nothing", "number": "99", "delivery": "99", "sha256": "0" * 64}[parameter]
 
 
 def _url(path: str, values: dict[str, str]) -> str:
-    """The path with its parameters; ``name`` is a model's below /v1/models and a set's elsewhere."""
+    """The path with its parameters; ``name`` and ``number`` are those of what lies there."""
     named = values | ({"name": values["model"]} if path.startswith("/v1/models") else {})
+    named |= {"number": values["delivery"]} if path.startswith("/v1/webhooks") else {}
     return path.format(**named)
 
 
@@ -72,7 +87,10 @@ def _parameters(path: str) -> list[str]:
 
 
 def _send(client: TestClient, method: str, path: str, values: dict[str, str], headers: Headers) -> Any:
-    body = None if method in ("GET", "DELETE") else BODIES.get((method, path), REASON)
+    without = method in ("GET", "DELETE") or path.endswith(NO_BODY)
+    body = None if without else BODIES.get((method, path), REASON)
+    if method == "PUT":
+        return client.put(_url(path, values), headers=headers, content=CHECKPOINT)
     return client.request(method, _url(path, values), headers=headers, json=body)
 
 
@@ -107,7 +125,7 @@ def test_a_record_is_there_for_its_tenant_and_for_staff_and_for_nobody_else(
         if role not in roles:
             assert (missing.status_code, answer.status_code) == (403, 403), (role, answer.text)
             continue
-        assert missing.status_code == 404, (role, missing.text)
+        assert missing.status_code == (404 if (method, path) not in MAKES else 422), (role, missing.text)
         if may_see:
             assert answer.status_code not in (401, 403, 404), (role, answer.text)
             assert answer.status_code < 500, answer.text

@@ -39,6 +39,8 @@ ROLES = {
     ("POST", "/v1/models/{name}/audits"): {OPERATOR},
     ("POST", "/v1/models/{name}/retire"): {OPERATOR},
     ("POST", "/v1/deletion-requests"): {APPLICATION},
+    ("POST", "/v1/deletion-requests/preview"): {APPLICATION},
+    ("POST", "/v1/deletion-requests/search"): ANY,
     ("GET", "/v1/deletion-requests"): ANY,
     ("GET", "/v1/deletion-requests/{request_id}"): ANY,
     ("GET", "/v1/deletion-requests/{request_id}/certificate"): {APPLICATION, COMPLIANCE},

@@ -387,7 +387,7 @@ def test_more_than_the_policys_share_waits_for_approval(client: TestClient, worl
 def test_a_whole_class_waits_for_approval(
     probe: int, client: TestClient, digits: uuid.UUID, shop: Headers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.intake.PROBE", probe)  # without a probe every label is looked at one by one
+    monkeypatch.setattr("service.approval.PROBE", probe)  # without a probe every label is looked at one by one
     most = post(client, shop, *({"index": index} for index in range(0, 36, 4))).json()
     assert most["approval_required"] is False
     rest = post(client, shop, {"index": 36})

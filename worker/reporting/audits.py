@@ -24,6 +24,7 @@ from models.records import (
     ModelVersion,
     Split,
 )
+from models.rehearsals import rehearsal_failed
 from models.secrets import SAMPLE_REFERENCES, load_or_create
 from models.session import Database
 from models.settings import Settings
@@ -188,7 +189,7 @@ def _named(session: Session, request: DeletionRequest) -> set[int]:
 def _rehearsed(policy: Policy, strength: Json | None, size: int) -> Json | None:
     if strength is None:
         return None
-    why_not = gate.rehearsal_failed(policy, strength, size)
+    why_not = rehearsal_failed(policy, strength, size)
     return {"passed": why_not is None, "why_not": why_not, "strength": strength}
 
 

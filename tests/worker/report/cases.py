@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from models.parameters import DEMO
+from models.rehearsals import rehearsal_failed
 from worker import gate, report
 from worker.plan import Result, load_result
 from worker.report import wording
@@ -177,7 +178,7 @@ def rehearsed(size: int) -> Json | None:
         return None
     strengths: list[Json] = json.loads((DATA / "rehearsed.json").read_text())
     strength = min(strengths, key=lambda each: abs(each["size"] - size))
-    why_not = gate.rehearsal_failed(DEMO.policy, strength, size)
+    why_not = rehearsal_failed(DEMO.policy, strength, size)
     return {"passed": why_not is None, "why_not": why_not, "strength": strength}
 
 

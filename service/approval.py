@@ -1,0 +1,114 @@
+"""Which requests a person must approve first, and which would leave a model nothing to be trained on."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import uuid
+from collections import Counter
+
+from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy.orm import Session
+
+from models.parameters import Policy
+from models.records import Erasure, ErasureStatus, Model, RequestSample, Sample, Split, TrainingSet
+from service.errors import Unprocessable, pointer
+from service.selectors import Found, chunks
+
+PROBE = 64  # samples looked at to see that a request leaves some of each label
+CALLED_OFF = (ErasureStatus.CANCELLED, ErasureStatus.NOT_APPLICABLE)
+
+
+def reasons_for_approval(
+    session: Session, training_set: TrainingSet, model: Model, to_forget: list[Found]
+) -> list[str]:
+    """Why a person must agree first: a whole class, or more than the policy's share of the training images.
+
+    Raises Unprocessable where the model would have nothing left to be trained on. Nothing is counted over the whole set:
+    a request of ten samples costs the same whether the set has a thousand or a million.
+    """
+    reasons = []
+    exhausted = _exhausted(session, model, _unclaimed(session, model, to_forget))
+    if exhausted and not _anything_left(session, model, exhausted):
+        raise Unprocessable(
+            "This would leave no image to train on: delete fewer, or ask the operator to retire the models.",
+            at=pointer("samples"),
+        )
+    if exhausted:
+        reasons.append("it takes the last training images of " + _classes(training_set, exhausted))
+    share = Policy.model_validate(model.policy).approval_share
+    if not _at_least(session, training_set, math.ceil(len(to_forget) / share)):
+        reasons.append(f"it is more than {share:.0%} of the training images")
+    return reasons
+
+
+def training_images(session: Session, training_set: TrainingSet) -> int:
+    """How many training images the set has that are not erased; counts them all."""
+    return session.scalar(select(func.count()).select_from(Sample).where(*_live(training_set.id))) or 0
+
+
+def _classes(training_set: TrainingSet, labels: set[int]) -> str:
+    names = training_set.classes or []
+    named = [repr(names[label]) if label < len(names) else str(label) for label in sorted(labels)]
+    return f"{'class' if len(named) == 1 else 'classes'} {', '.join(named)}"
+
+
+def _exhausted(session: Session, model: Model, asked: list[Found]) -> set[int]:
+    """Labels of which the request takes the last live training samples that the model still keeps."""
+    taken = {sample.index for sample in asked}
+    open_labels = Counter(sample.label for sample in asked)
+    # Digests are spread evenly whatever the order of the rows: a few from a random place on settle most labels.
+    place = secrets.token_hex(32)
+    probe = _kept(model).where(Sample.sha256 >= place).limit(PROBE + len(taken))
+    for index, label in session.execute(probe):
+        if index not in taken:
+            del open_labels[label]
+    return {label for label, count in open_labels.items() if not _some_left(session, model, label, count, taken, place)}
+
+
+def _some_left(session: Session, model: Model, label: int, count: int, taken: set[int], place: str) -> bool:
+    """Whether a sample with the label stays that is not in ``taken``, of which ``count`` have it."""
+    for half in (Sample.sha256 >= place, Sample.sha256 < place):
+        rows = session.execute(_kept(model).where(Sample.label == label, half).limit(count + 1))
+        if any(index not in taken for index, _ in rows):
+            return True
+    return False
+
+
+def _anything_left(session: Session, model: Model, exhausted: set[int]) -> bool:
+    return session.execute(_kept(model).where(Sample.label.not_in(exhausted)).limit(1)).first() is not None
+
+
+def _kept(model: Model) -> Select[int, int]:
+    """Index and label of live training samples that the model was not asked to forget, in the order of digests."""
+    claimed = _claims(model).where(RequestSample.sample_index == Sample.index).exists()
+    return select(Sample.index, Sample.label).where(*_live(model.training_set_id), ~claimed).order_by(Sample.sha256)
+
+
+def _at_least(session: Session, training_set: TrainingSet, number: int) -> bool:
+    """Whether the set has that many live training samples."""
+    some = select(Sample.index).where(*_live(training_set.id)).limit(number).subquery()
+    return (session.scalar(select(func.count()).select_from(some)) or 0) >= number
+
+
+def _unclaimed(session: Session, model: Model, samples: list[Found]) -> list[Found]:
+    claimed: set[int] = set()
+    for chunk in chunks(sorted(sample.index for sample in samples)):
+        claimed.update(session.scalars(_claims(model).where(RequestSample.sample_index.in_(chunk))))
+    return [sample for sample in samples if sample.index not in claimed]
+
+
+def _live(training_set_id: uuid.UUID) -> list[ColumnElement[bool]]:
+    return [Sample.training_set_id == training_set_id, Sample.split == Split.TRAIN, Sample.erased_at.is_(None)]
+
+
+def _claims(model: Model) -> Select[int]:
+    return (
+        select(RequestSample.sample_index)
+        .join(Erasure, Erasure.request_id == RequestSample.request_id)
+        .where(
+            RequestSample.training_set_id == model.training_set_id,
+            Erasure.model_id == model.id,
+            Erasure.status.not_in(CALLED_OFF),
+        )
+    )
