@@ -19,13 +19,13 @@ class Bars:
         self._tasks: dict[str, tuple[int, str]] = {}
 
     def show(self, name: str, share: float, doing: str, left: float | None = None) -> None:
-        """``share`` is 0..1, ``left`` the seconds to go where they were estimated."""
+        """``share`` is 0..1, ``left`` the seconds to go where they were estimated and some are left."""
         doing = plain(doing)
         if name not in self._tasks:
             self._tasks[name] = (self._progress.add_task(plain(name), total=1.0, doing=""), "")
         task, before = self._tasks[name]
         self._tasks[name] = (task, doing)
-        shown = doing if left is None else f"{doing}, {left:.0f} s left"
+        shown = doing if not left else f"{doing}, {left:.0f} s left"
         self._progress.update(task, completed=share, doing=shown)  # type: ignore[arg-type]
         if doing != before and not self._progress.console.is_terminal:
             note(f"{name}: {doing} ({100 * share:.0f} %)")

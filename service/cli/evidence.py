@@ -40,6 +40,7 @@ def checked(api: Api, bundle: Path, trusted: Sequence[Path] | None, checkpoint: 
         keys = Path(folder) / "jwks.json"
         keys.write_bytes(api.get("/.well-known/jwks.json").content)
         result = verifier.verify(bundle, [keys], checkpoint)
+    result.lines = [line.replace("of trusted key", "of the service's own key") for line in result.lines]
     if result.status == verifier.VERIFIED:
         result.status = verifier.INTEGRITY_ONLY
         result.lines[-1] = SAME_SOURCE

@@ -137,9 +137,7 @@ def due(row: Row) -> Text:
 def anything(value: Any, title: str = "") -> None:
     """An answer of whatever form: lists of records as tables, the rest by name."""
     if isinstance(value, list) and value and all(isinstance(each, dict) for each in value):
-        names = dict.fromkeys(name for each in value for name in each)
-        _heading(title)
-        table(value, {name.replace("_", " "): name for name in names})
+        _records(value, title)
         return
     if not isinstance(value, dict):
         _heading(title)
@@ -154,9 +152,19 @@ def anything(value: Any, title: str = "") -> None:
         anything(part, f"{title}{': ' if title else ''}{name.replace('_', ' ')}")
 
 
+def _records(rows: Sequence[Row], title: str) -> None:
+    if any(isinstance(part, dict) and len(part) > 1 for row in rows for part in row.values()):  # too wide for a line
+        for number, row in enumerate(rows, start=1):
+            anything(row, f"{title} {number}")
+        return
+    names = dict.fromkeys(name for row in rows for name in row)
+    _heading(title)
+    table(rows, {name.replace("_", " "): name for name in names})
+
+
 def _is_nested(value: Any) -> bool:
     if isinstance(value, dict):
-        return any(isinstance(part, dict | list) for part in value.values())
+        return len(value) > 1 and any(isinstance(part, dict | list) for part in value.values())
     return isinstance(value, list) and any(isinstance(part, dict) for part in value)
 
 

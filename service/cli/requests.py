@@ -66,7 +66,9 @@ def create(
         str | None,
         typer.Option(help="Sent again with the same key, the request is not made twice. Default: a new one."),
     ] = None,
-    preview: Annotated[bool, typer.Option("--preview", help="Only show what the request would do.")] = False,
+    preview: Annotated[
+        bool, typer.Option("--preview", help="Only show what it would do; exit status 1 where it would be refused.")
+    ] = False,
     stay: Watch = False,
     timeout: Timeout = None,
 ) -> Exit | None:
@@ -90,8 +92,7 @@ def create(
     }
     body = {name: value for name, value in body.items() if value is not None}
     if preview:
-        _preview(api, body)
-        return None
+        return _preview(api, body)
     answer = _submit(api, body, idempotency_key or str(uuid.uuid4()))
     receipt = answer.json()
     if stay:
@@ -208,12 +209,14 @@ def _submit(api: Api, body: dict[str, Any], key: str) -> Any:
         raise
 
 
-def _preview(api: Api, body: dict[str, Any]) -> None:
+def _preview(api: Api, body: dict[str, Any]) -> Exit:
     answer = api.post(f"{PATH}/preview", body, again=True)
+    preview = answer.json()
     if api.machine:
         print_bytes(answer.content)
     else:
-        anything(answer.json())
+        anything(preview)
+    return Exit.DONE if preview["accepted"] else Exit.FAILED
 
 
 def _watched(api: Api, request_id: str, timeout: float | None) -> Exit:

@@ -65,7 +65,7 @@ def show_request(request: Row) -> None:
         **COMMON,
         "needs approval": lambda row: row["approval_required"] or None,
         "decision": "decision_reason",
-        "samples": lambda row: _outcomes(row["samples"]) or row["resolution"],
+        "samples": lambda row: _outcomes(row["samples"]) or (row["resolution"] or {}).get("outcomes"),
         "erased": at("samples_erased_at"),
         "kept": "samples_kept",
         "certificate": "certificate",

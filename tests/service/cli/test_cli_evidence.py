@@ -112,6 +112,7 @@ def test_the_services_own_keys_show_integrity_only_and_that_is_said_loudly(
     assert done.status == 3
     assert done.out.splitlines()[-1].startswith("INTEGRITY ONLY: the keys came from the service")
     assert "VERIFIED" not in done.out
+    assert "signature of the service's own key" in done.out
     assert list(tmp_path.glob("*.zip")) == []
     machine = amun(compliance, "reports", "verify", report, "--json")
     assert (machine.status, machine.json["verdict"], machine.json["wrong"]) == (3, "integrity_only", [])

@@ -239,6 +239,24 @@ def test_webhooks_are_listed_shown_and_deleted(contract: Contract) -> None:
     assert (done.status, done.out) == (0, "")
 
 
+def test_a_webhook_is_enabled_and_its_secret_replaced(contract: Contract) -> None:
+    contract.answer("POST", "/v1/webhooks/w/enable", as_json(HOOK))
+    contract.answer("POST", "/v1/webhooks/w/rotate-secret", as_json({**HOOK, "secret": "whsec_new"}))
+    amun = at(contract.url)
+    assert amun(KEY, "webhooks", "enable", "w", "--json").json == HOOK
+    done = amun(KEY, "webhooks", "rotate-secret", "w")
+    assert "whsec_new" in done.out
+    assert "not shown again" in done.err
+
+
+def test_one_delivery_is_shown_with_every_attempt(contract: Contract) -> None:
+    tried = {"at": "2026-11-24T10:00:00Z", "status_code": 500, "error": "no success", "seconds": 0.2}
+    shown = {**DELIVERY, "payload": {"type": "webhook.test", "data": {"webhook": "w"}}, "log": [tried, tried]}
+    contract.answer("GET", "/v1/webhooks/w/deliveries/3", as_json(shown))
+    assert at(contract.url)(KEY, "webhooks", "delivery", "w", 3, "--json").json == shown
+    assert at(contract.url)(KEY, "webhooks", "delivery", "w", 3).out.count("no success") == 2
+
+
 def test_deliveries_are_listed_and_sent_again(contract: Contract) -> None:
     amun = at(contract.url)
     contract.answer("GET", "/v1/webhooks/w/deliveries", as_json({"data": [DELIVERY], "next_cursor": None}))

@@ -284,6 +284,14 @@ def test_a_preview_shows_whatever_the_service_says_and_makes_nothing(contract: C
     assert contract.asked[0].json == {"training_set": "digits", "samples": [{"key": "train/00007"}]}
 
 
+def test_a_preview_of_what_would_be_refused_fails(contract: Contract) -> None:
+    said = {"accepted": False, "problem": {"title": "Not found", "detail": "There is none."}, "models": []}
+    contract.answer("POST", "/v1/deletion-requests/preview", as_json(said))
+    done = at(contract.url)(KEY, *CREATE, "--key", "train/00007", "--preview")
+    assert done.status == 1
+    assert "There is none." in done.out
+
+
 DECISIONS = [
     ("cancel", ()),
     ("cancel", ("--reason", "why")),
