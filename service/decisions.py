@@ -156,22 +156,21 @@ def _take_out(
     A running job is stopped and queued again without them. One that serves nobody any more is cancelled.
     """
     met: list[Job] = []
-    while jobs := _lock_jobs(session, request, met):
+    moved = 0
+    of_request = Erasure.request_id == request.id
+    while True:
+        jobs = _lock_jobs(session, request, met)
         for job in jobs:
             if job.status is JobStatus.RUNNING:
-                reason_of_job = f"a request in it is {target.value.replace('_', ' ')}"
-                lifecycle.requeue(session, job, job.token, actor=principal.actor, reason=reason_of_job, counted=False)
+                said = f"a request in it is {target.value.replace('_', ' ')}"
+                lifecycle.requeue(session, job, job.token, actor=principal.actor, reason=said, counted=False)
         met.extend(jobs)
-    moved = advance(
-        session,
-        Erasure,
-        Erasure.request_id == request.id,
-        target,
-        only_from=starts,
-        job_id=None,
-        reason=reason or why,
-        **values,
-    )
+        moved += advance(
+            session, Erasure, of_request, target, only_from=starts, job_id=None, reason=reason or why, **values
+        )
+        # Planned and claimed between the look at its jobs and this: once more, for the job is known now.
+        if not session.scalar(select(exists().where(of_request, Erasure.status == ErasureStatus.RUNNING))):
+            break
     for job in met:
         attached = select(func.count()).select_from(Erasure).where(Erasure.job_id == job.id)
         if not session.scalar(attached):

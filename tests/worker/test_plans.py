@@ -304,6 +304,15 @@ def test_a_control_that_somebody_asked_to_erase_judges_nothing(rows: Rows, tmp_p
     assert rows.unlearn(model, tmp_path).audit_controls == [15, 17, 19]
 
 
+def test_a_control_whose_request_was_cancelled_judges_again(rows: Rows, tmp_path: Path) -> None:
+    model = rows.model("one")
+    rows.request(model, 1, 13)
+    with rows.database.write() as session:
+        session.execute(update(DeletionRequest).values(has_controls=True, cancelled_at=now()))
+        settle_all(session)
+    assert rows.unlearn(model, tmp_path).audit_controls == [13, 15, 17, 19]
+
+
 def test_what_was_asked_to_be_forgotten_is_not_learned_by_a_later_model(rows: Rows, tmp_path: Path) -> None:
     rows.request(rows.model("one"), 1, 2, status=ErasureStatus.DONE)
     later = rows.model("two", ModelStatus.TRAINING)

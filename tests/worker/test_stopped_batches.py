@@ -119,6 +119,21 @@ def test_a_job_that_commits_first_leaves_nothing_to_decide(batch: Batch, decisio
     assert numbers(batch) == [1, 2]
 
 
+def test_a_job_that_was_claimed_since_the_look_at_it_is_stopped_all_the_same(
+    batch: Batch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch.begin()
+    look, looks = decisions._lock_jobs, iter([False])
+
+    def too_early(*arguments: Any) -> list[Job]:
+        return look(*arguments) if next(looks, True) else []
+
+    monkeypatch.setattr(decisions, "_lock_jobs", too_early)
+    decide(batch, decisions.hold, 0, "identity is being checked")
+    assert erasures(batch) == [ErasureStatus.ON_HOLD, ErasureStatus.OPEN, ErasureStatus.OPEN]
+    assert job(batch).status is JobStatus.QUEUED
+
+
 def test_a_job_whose_last_request_is_held_is_cancelled_and_resuming_makes_a_new_one(batch: Batch) -> None:
     taken, folder = batch.begin()
     for number in range(3):
