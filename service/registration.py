@@ -98,7 +98,7 @@ def register_model(session: Session, settings: Settings, principal: Principal, b
 
 def _check_upload(session: Session, settings: Settings, sha256: str, training_set: TrainingSet) -> None:
     """Nobody can tell what an uploaded model was trained on: it may only come before the first erasure of its set."""
-    if session.get(Upload, sha256) is None:
+    if session.get(Upload, sha256, with_for_update={"read": True}) is None:  # nobody destroys it until this commits
         raise NotFound(
             "There is no upload of this sha256: PUT the file to /v1/uploads/{sha256} first.", at=pointer("checkpoint")
         )

@@ -40,8 +40,20 @@ from models.session import Database
 from models.settings import Settings
 from service import planning
 from tests.settled import settle_all
+from worker import finish
 from worker.claim import claim
-from worker.plan import AuditPlan, CheckpointFile, TrainPlan, UnlearnPlan
+from worker.plan import (
+    PLAN_FILE,
+    AuditPlan,
+    CheckpointFile,
+    Environment,
+    OutputFile,
+    Result,
+    TrainPlan,
+    UnlearnPlan,
+    dump,
+    load_plan,
+)
 from worker.plans import CannotPlan, make_plan, nearest_strength
 
 TRAIN, CONTROLS = 12, 8
@@ -217,6 +229,34 @@ def test_a_model_of_an_upload_is_planned_with_it_and_every_image(rows: Rows, tmp
     assert isinstance(plan, TrainPlan)
     assert plan.checkpoint == CheckpointFile(str(path), UPLOADED)
     assert (plan.train, len(plan.controls)) == (list(range(TRAIN)), CONTROLS)
+
+
+def test_a_model_made_of_an_upload_says_so_and_leaves_the_upload_to_the_dispatcher(rows: Rows) -> None:
+    model = rows.model("new", ModelStatus.TRAINING)
+    path = upload_of(rows, model)
+    taken = claim(rows.database, rows.settings, rows.train_job(model), "here")
+    assert taken is not None
+    folder = artifacts.staging(rows.settings.data_dir, taken.job.id, taken.token)
+    folder.mkdir(parents=True)
+    with rows.database.read() as session:
+        (folder / PLAN_FILE).write_text(dump(make_plan(session, rows.settings, taken.job, folder)))
+    plan = load_plan(folder / PLAN_FILE)
+    assert isinstance(plan, TrainPlan)
+    assert plan.checkpoint == CheckpointFile(str(path), UPLOADED)
+    files = []
+    for name in ("checkpoint.safetensors", "phi.f32", "members.u8"):
+        (folder / name).write_bytes(name.encode())
+        files.append(OutputFile(name, hashlib.sha256(name.encode()).hexdigest(), len(name)))
+    environment = Environment("cpu", "here", 1, "3", "2", "1")
+    outcome = {"references": 16, "rehearsal": REHEARSED, "uploaded": True}
+    result = Result("train", "succeeded", {}, environment, files, outcome=outcome)
+    finish.finish(rows.database, rows.settings, taken, folder, result)
+    with rows.database.read() as session:
+        made = session.get_one(Model, model)
+        assert (made.status, made.released_number, made.checkpoint) == (ModelStatus.READY, 1, UPLOADED)
+        assert made.training == outcome | {"never_trained": []}
+        assert session.get(Upload, UPLOADED) is not None
+    assert path.is_file()
 
 
 def test_a_model_that_is_trained_here_has_no_checkpoint_in_its_plan(rows: Rows, tmp_path: Path) -> None:

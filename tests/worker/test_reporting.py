@@ -33,6 +33,7 @@ from models.records import (
     Model,
     ModelStatus,
     ModelVersion,
+    NearDuplicate,
     Role,
     Sample,
     SigningKey,
@@ -475,6 +476,77 @@ def test_a_certificate_lists_what_is_gone_and_what_stays_and_names_nobody_else(o
     assert requests[0] in content
     assert not [name for name in others if name in content]
     assert office.check(written, folder, NEW).status == verify.VERIFIED
+
+
+SEARCHED = {
+    "method": "thumbnails",
+    "searched": ROWS,
+    "why_not": None,
+    "threshold": 0.0598,
+    "median_distance": 0.126,
+    "neighbours": 10,
+    "capped": 0,
+    "pairs": 5,
+}
+
+
+def test_a_certificate_names_near_duplicates_that_its_request_does_not(office: Office) -> None:
+    own, other, erased = office.forgotten[:3], office.forgotten[3], office.forgotten[4]
+    control = next(index for index in range(ROWS) if index not in office.forgotten and index % 2 == 0)
+    pairs = [(own[0], own[1]), (own[0], other), (own[2], erased), (own[1], control), (other, erased)]
+    with office.database.write() as session:
+        session.get_one(TrainingSet, office.training_set).near_duplicates = SEARCHED
+        for place, pair in enumerate(pairs, start=1):
+            first, second = sorted(pair)
+            made = {"first": first, "second": second, "distance": place / 100}
+            session.add(NearDuplicate(training_set_id=office.training_set, **made))
+        session.get_one(Sample, (office.training_set, erased)).erased_at = now()
+    request = office.ask(own)
+    office.finished("few")
+    office.release(2)
+    office.rounds()
+    office.again(request)
+    _, document, folder = office.certify(request)
+    reference = office.reference
+    assert document["scope"]["near_duplicates"] == [
+        {"sample": reference(own[0]), "near": reference(other), "distance": 0.02, "now": "trained_on"},
+        {"sample": reference(own[2]), "near": reference(erased), "distance": 0.03, "now": "erased"},
+        {"sample": reference(own[1]), "near": reference(control), "distance": 0.04, "now": "control"},
+    ]
+    assert document["scope"]["training_set"]["near_duplicates"] == SEARCHED
+    assert wording.near_duplicates_left(1) in document["finding"]["notes"]
+    words = printed(folder / "certificate.pdf")
+    assert all(reference(index) in words for index in (other, erased, control))
+    assert "Near-duplicates were not searched for" not in str(document)
+
+
+def test_of_a_set_in_which_nobody_searched_both_documents_say_so(office: Office) -> None:
+    request = office.ask(office.forgotten[:3])
+    first = office.finished("few")
+    office.release(2)
+    office.rounds()
+    office.again(request)
+    _, document, _ = office.certify(request)
+    told = read(office.settings.data_dir / Path(first.json_path).parent)
+    for written in (document, told):
+        assert written["scope"]["training_set"]["near_duplicates"] is None
+        (limit,) = (limit for limit in written["limits"] if "Near-duplicates" in limit)
+        assert "were not searched for in this set" in limit
+    assert document["scope"]["near_duplicates"] == []
+
+
+def test_a_report_says_that_the_model_was_uploaded_and_why_z_holds(office: Office) -> None:
+    with office.database.write() as session:
+        session.execute(update(Model).values(checkpoint="a" * 64))
+    office.ask(office.forgotten[:3])
+    taken, folder, result = office.unlearn("few")
+    write_report(office.database, office.settings, taken, folder, result)
+    document = read(folder)
+    assert document["scope"]["uploaded_checkpoint"] == "a" * 64
+    assert wording.UPLOADED in document["finding"]["notes"]
+    words = printed(folder / "report.pdf")
+    assert "trained elsewhere and uploaded" in words
+    assert "a" * 64 in words.replace(" ", "")
 
 
 def test_a_later_certificate_supersedes_the_one_before(office: Office) -> None:

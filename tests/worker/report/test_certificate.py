@@ -118,6 +118,33 @@ def test_a_rejected_request_is_told_its_remedies(pages: Pages) -> None:
     assert rejected["finding"]["verdict"] == "not_audited"
 
 
+def test_near_duplicates_that_are_still_trained_on_are_noted_and_all_are_printed(
+    of_three: dict[str, Any], pages: Pages
+) -> None:
+    listed = of_three["scope"]["near_duplicates"]
+    assert [one["now"] for one in listed] == ["trained_on", "erased"]
+    assert wording.near_duplicates_left(1) in of_three["finding"]["notes"]
+    everything = " ".join(pages(of_three))
+    assert all(one["near"] in everything for one in listed)
+    assert "0.0415" in everything
+    assert "may still be trained on" in everything
+
+
+@pytest.mark.parametrize("searched", [0, None])
+def test_where_near_duplicates_were_not_told_the_pdf_says_so(searched: int | None, pages: Pages) -> None:
+    facts = cases.certificate_facts(cases.audit_document("few"))
+    facts["scope"]["near_duplicates"] = []
+    training_set = facts["scope"]["training_set"]
+    if searched is None:
+        training_set["near_duplicates"] = None
+    else:
+        training_set["near_duplicates"] |= {"searched": 0, "why_not": "too few", "threshold": None}
+    document = report.certificate(facts)
+    assert document["finding"]["notes"] == []
+    words = " ".join(pages(document))
+    assert ("not searched for in this set" if searched is None else "could not be told: too few") in words
+
+
 def test_its_pdf_is_the_same_each_time(of_three: dict[str, Any], tmp_path: Any) -> None:
     for name in ("one.pdf", "two.pdf"):
         report.render_pdf(of_three, tmp_path / name)

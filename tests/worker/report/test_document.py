@@ -97,6 +97,49 @@ def test_an_inconclusive_version_that_is_served_rests_on_rehearsal_and_says_so()
     assert wording.REHEARSED in report.audit_report(facts, result)["finding"]["notes"]
 
 
+def test_an_uploaded_model_is_said_to_be_one_in_every_report_about_it() -> None:
+    for case, make in (("few", report.audit_report), ("audit", report.re_audit)):
+        result = cases.recorded(case)
+        facts = cases.facts(result)
+        if case == "audit":
+            facts["head"]["kind"] = "re_audit"
+        assert wording.UPLOADED not in make(facts, result)["finding"]["notes"]
+        facts["scope"]["uploaded_checkpoint"] = "f" * 64
+        document = make(facts, result)
+        assert wording.UPLOADED in document["finding"]["notes"]
+        assert document["scope"]["uploaded_checkpoint"] == "f" * 64
+
+
+def near_duplicates_limit(**changes: Any) -> str:
+    facts = cases.facts(cases.recorded("few"))
+    training_set = facts["scope"]["training_set"]
+    training_set["near_duplicates"] = training_set["near_duplicates"] | changes if changes else None
+    document = report.audit_report(facts, cases.recorded("few"))
+    (limit,) = (limit for limit in document["limits"] if limit.startswith(wording.COPIES))
+    return str(limit)
+
+
+def test_what_is_said_of_near_duplicates_is_what_was_searched() -> None:
+    said = near_duplicates_limit(threshold=0.0123, searched=1234, pairs=56, capped=0)
+    for word in ("0.0123", "1234 distinct", "found 56.", "thumbnails", "mirrored"):
+        assert word in said
+    assert "may have more" not in said
+    assert "7 images may have more than the 10" in near_duplicates_limit(capped=7)
+    told = near_duplicates_limit(searched=0, why_not="19 distinct images are too few", threshold=None)
+    assert told.endswith("could not be told in this set: 19 distinct images are too few.")
+    assert near_duplicates_limit().endswith("were not searched for in this set.")
+
+
+def test_a_report_of_the_schema_before_can_still_have_a_later_edition() -> None:
+    earlier = cases.audit_document("over")
+    earlier["document"]["schema_version"] = "1.0"
+    del earlier["scope"]["training_set"]["near_duplicates"], earlier["scope"]["uploaded_checkpoint"]
+    later = cases.overridden(earlier)
+    assert later["document"]["schema_version"] == "1.1"
+    assert later["scope"]["uploaded_checkpoint"] is later["scope"]["training_set"]["near_duplicates"] is None
+    assert later["limits"] == earlier["limits"]
+
+
 def test_a_withdrawn_model_and_a_disagreement_with_retraining_are_said() -> None:
     assert wording.WITHDRAWN in cases.audit_document("over")["finding"]["notes"]
     result = changed(cases.recorded("retrained"), incident=True)

@@ -42,3 +42,14 @@ def test_every_document_keeps_to_the_published_schema() -> None:
         assert not validator.is_valid({**parsed, "score": 1})
         del parsed["trail"]
         assert not validator.is_valid(parsed)
+
+
+def test_documents_of_the_schema_before_keep_to_the_published_one() -> None:
+    for name, document in documents():
+        document["document"]["schema_version"] = "1.0"
+        scope = document["scope"]
+        del scope["training_set"]["near_duplicates"]
+        scope.pop("uploaded_checkpoint", None)
+        scope.pop("near_duplicates", None)
+        validator = Draft202012Validator(json.loads((DOCS / name).read_text(encoding="utf-8")))
+        assert validator.is_valid(json.loads(report.dumps(document)))
