@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import time
 import uuid
 from pathlib import Path
 from typing import Any
@@ -104,12 +105,19 @@ def test_a_model_is_retired_with_a_reason(contract: Contract) -> None:
     assert contract.asked[0].json == {"reason": "replaced"}
 
 
-def ended(world: World, status: JobStatus, **error: Any) -> threading.Timer:
-    """Soon the job that was queued just now ends, and its record with it."""
+def ended(world: World, status: JobStatus, **error: Any) -> threading.Thread:
+    """The next job that is queued ends soon, and its record with it."""
 
     def end() -> None:
+        deadline = time.monotonic() + 60
+        while not ended_now() and time.monotonic() < deadline:
+            time.sleep(0.1)
+
+    def ended_now() -> bool:
         with world.database.write() as session:
-            job = session.scalars(select(Job).where(Job.status == JobStatus.QUEUED)).one()
+            job = session.scalars(select(Job).where(Job.status == JobStatus.QUEUED)).one_or_none()
+            if job is None:
+                return False
             values = {"status": status, "finished_at": now(), "error": error or None}
             session.execute(update(Job).where(Job.id == job.id).values(**values))
             well = status is JobStatus.SUCCEEDED
@@ -119,26 +127,27 @@ def ended(world: World, status: JobStatus, **error: Any) -> threading.Timer:
             else:
                 of_model = ModelStatus.READY if well else ModelStatus.FAILED
                 session.execute(update(Model).where(Model.id == job.model_id).values(status=of_model))
+            return True
 
-    timer = threading.Timer(0.7, end)
-    timer.start()
-    return timer
+    thread = threading.Thread(target=end)
+    thread.start()
+    return thread
 
 
 def test_a_model_is_made_and_watched_until_it_is_ready(
     amun: Amun, world: World, digits: uuid.UUID, operator: Headers, file: Path
 ) -> None:
-    timer = ended(world, JobStatus.SUCCEEDED)
+    thread = ended(world, JobStatus.SUCCEEDED)
     done = amun(operator, "models", "create", "--file", file, "--watch", "--json", "--timeout", 60)
-    timer.join()
+    thread.join()
     assert done.status == 0, done.err
     assert (done.json["name"], done.json["status"]) == ("other-cnn", "ready")
 
 
 def test_a_training_set_that_fails_ends_the_command_badly(amun: Amun, world: World, operator: Headers) -> None:
-    timer = ended(world, JobStatus.FAILED, code="source_unusable", detail="There are no images.")
+    thread = ended(world, JobStatus.FAILED, code="source_unusable", detail="There are no images.")
     done = amun(operator, "training-sets", "create", "--file", "-", "--watch", stdin=json.dumps(SET))
-    timer.join()
+    thread.join()
     assert done.status == 1
     assert "source_unusable: There are no images." in done.err
     assert "failed" in amun(operator, "training-sets", "show", "faces").out
