@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from models.parameters import Policy
 from models.records import Erasure, ErasureStatus, Model, RequestSample, Sample, Split, TrainingSet
+from service.among import among
 from service.errors import Unprocessable, pointer
 from service.selectors import Found, chunks
 
@@ -94,7 +95,7 @@ def _at_least(session: Session, training_set: TrainingSet, number: int) -> bool:
 def _unclaimed(session: Session, model: Model, samples: list[Found]) -> list[Found]:
     claimed: set[int] = set()
     for chunk in chunks(sorted(sample.index for sample in samples)):
-        claimed.update(session.scalars(_claims(model).where(RequestSample.sample_index.in_(chunk))))
+        claimed.update(session.scalars(_claims(model).where(among(session, RequestSample.sample_index, chunk))))
     return [sample for sample in samples if sample.index not in claimed]
 
 

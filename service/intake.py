@@ -24,6 +24,7 @@ from models.records import (
     record_event,
 )
 from models.settling import settled
+from service.among import among
 from service.asking import examine, understand
 from service.due import PERIODS
 from service.errors import Unprocessable
@@ -181,7 +182,7 @@ def _evidence(session: Session, model: Model, samples: list[Found]) -> ModelVers
             .join(RequestSample, RequestSample.request_id == Erasure.request_id)
             .where(
                 RequestSample.training_set_id == model.training_set_id,
-                RequestSample.sample_index.in_(chunk),
+                among(session, RequestSample.sample_index, chunk),
                 Erasure.model_id == model.id,
                 Erasure.status == ErasureStatus.DONE,
             )

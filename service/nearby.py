@@ -9,6 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.records import DeletionRequest, NearDuplicate, RequestSample, Sample, TrainingSet
+from service.among import among
 from service.selectors import chunks
 
 
@@ -30,7 +31,7 @@ def near_duplicates(session: Session, training_set: TrainingSet, samples: Collec
     for mine, other in ((NearDuplicate.first, NearDuplicate.second), (NearDuplicate.second, NearDuplicate.first)):
         for chunk in chunks(sorted(named)):
             pairs = select(mine, other, NearDuplicate.distance).where(
-                NearDuplicate.training_set_id == training_set.id, mine.in_(chunk)
+                NearDuplicate.training_set_id == training_set.id, among(session, mine, chunk)
             )
             for of, index, distance in session.execute(pairs):
                 if index not in named and (index not in nearest or distance < nearest[index].distance):
@@ -54,7 +55,9 @@ def _still_there(session: Session, training_set: TrainingSet, indices: Collectio
         found.extend(
             session.scalars(
                 select(Sample.index).where(
-                    Sample.training_set_id == training_set.id, Sample.index.in_(chunk), Sample.erased_at.is_(None)
+                    Sample.training_set_id == training_set.id,
+                    among(session, Sample.index, chunk),
+                    Sample.erased_at.is_(None),
                 )
             )
         )

@@ -10,6 +10,7 @@ from sqlalchemy.orm import Session
 
 from models.evidence import suppression_digest
 from models.records import DeletionRequest, RequestSample, Sample, Suppression, TrainingSet
+from service.among import among
 from service.cursors import Position
 from service.listing import KEYS, Sort, kept_by, owned
 from service.paging import Paging
@@ -62,7 +63,7 @@ def _requests_of(
     for training_set, indices in _samples_of(session, suppression_key, subject, training_set_name).items():
         for chunk in chunks(sorted(indices)):
             named = select(RequestSample.request_id).where(
-                RequestSample.training_set_id == training_set, RequestSample.sample_index.in_(chunk)
+                RequestSample.training_set_id == training_set, among(session, RequestSample.sample_index, chunk)
             )
             found.update(session.scalars(named))
     return found

@@ -23,9 +23,10 @@ from models.records import (
     Suppression,
     TrainingSet,
 )
+from service.among import among
 from service.schemas.selectors import FIELDS, Outcome, Selector, SelectorOutcome
 
-VALUES_AT_ONCE = 5000  # in one IN list; SQLite takes 32,766 parameters, PostgreSQL 65,535
+VALUES_AT_ONCE = 10_000  # in one statement
 UNFINISHED = (ErasureStatus.OPEN, ErasureStatus.RUNNING, ErasureStatus.AWAITING_RELEASE, ErasureStatus.ON_HOLD)
 # A selector that stands for several samples is called by what most still has to be done.
 PRECEDENCE = (Outcome.MATCHED, Outcome.PENDING, Outcome.CONTROL, Outcome.ALREADY_ERASED)
@@ -150,7 +151,7 @@ def _copies(session: Session, training_set: TrainingSet, digests: set[str]) -> d
     for chunk in chunks(sorted(digests)):
         query = (
             select(Sample.sha256)
-            .where(Sample.training_set_id == training_set.id, Sample.sha256.in_(chunk))
+            .where(Sample.training_set_id == training_set.id, among(session, Sample.sha256, chunk))
             .group_by(Sample.sha256)
             .having(func.count() > 1)
         )
@@ -174,7 +175,7 @@ def _samples(session: Session, training_set: TrainingSet, name: str, values: Ite
         Sample.erased_at.is_not(None),
     ).where(Sample.training_set_id == training_set.id)
     for chunk in chunks(sorted(values)):
-        for row in session.execute(query.where(getattr(Sample, name).in_(chunk)).order_by(Sample.index)):
+        for row in session.execute(query.where(among(session, getattr(Sample, name), chunk)).order_by(Sample.index)):
             yield Found(*row)
 
 
@@ -186,7 +187,7 @@ def _suppressed(
     hits: dict[int, list[Name]] = defaultdict(list)
     for chunk in chunks(list(digests)):
         query = select(Suppression.digest, Suppression.sample_index).where(
-            Suppression.training_set_id == training_set.id, Suppression.digest.in_(chunk)
+            Suppression.training_set_id == training_set.id, among(session, Suppression.digest, chunk)
         )
         for digest, index in session.execute(query):
             hits[index].append(digests[digest])
@@ -233,7 +234,7 @@ def _pending(session: Session, training_set: TrainingSet, indices: set[int]) -> 
 
 def _among(session: Session, query: Any, indices: set[int]) -> Iterator[int]:
     for chunk in chunks(sorted(indices)):
-        yield from session.scalars(query.where(RequestSample.sample_index.in_(chunk)))
+        yield from session.scalars(query.where(among(session, RequestSample.sample_index, chunk)))
 
 
 def chunks(values: Sequence[Value] | Iterable[Value], size: int = VALUES_AT_ONCE) -> Iterator[list[Value]]:

@@ -311,6 +311,7 @@ def downgrade() -> None:
         batch_op.drop_index("ix_erasures_model_request")
 
     with op.batch_alter_table("deletion_requests", schema=None) as batch_op:
+        batch_op.drop_constraint(batch_op.f("ck_deletion_requests_status"), type_="check")
         batch_op.drop_index("ix_deletion_requests_external")
         batch_op.drop_index("ix_deletion_requests_application")
         batch_op.create_index(batch_op.f("ix_deletion_requests_due_at"), ["due_at"], unique=False)

@@ -11,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.records import Application, Job, Sample, TrainingSet, TrainingSetApplication, TrainingSetStatus
+from service.among import among
 from service.deps import CurrentSettings, LoadedTrainingSet, ReadSession, SuppressionKey, WriteSession
 from service.errors import Conflict, NotFound, Unprocessable, responses
 from service.paging import Page, Paged
@@ -71,7 +72,7 @@ def search_samples(
         rows.extend(
             session.scalars(
                 select(Sample)
-                .where(Sample.training_set_id == training_set.id, Sample.index.in_(chunk))
+                .where(Sample.training_set_id == training_set.id, among(session, Sample.index, chunk))
                 .order_by(Sample.index)
             )
         )

@@ -132,6 +132,15 @@ def test_a_change_at_the_end_is_named_though_nothing_tells_which_it_was(
     assert checked(database).first_bad == Bad(EVENTS, sealed[-1], why)
 
 
+@pytest.mark.parametrize("name", [{"record": "model"}, {"record_id": "99"}], ids=str)
+def test_a_seal_that_hides_its_event_from_its_record_is_named(
+    name: dict[str, str], database: Database, sealed: list[uuid.UUID]
+) -> None:
+    change(database, update(EventSeal).where(EventSeal.position == 3).values(name))
+    why = "its seal names another record than the event does"
+    assert checked(database).first_bad == Bad(3, sealed[2], why)
+
+
 def test_two_events_that_changed_places_are_named(database: Database, sealed: list[uuid.UUID]) -> None:
     def place(position: int, event: uuid.UUID) -> object:
         return update(EventSeal).where(EventSeal.position == position).values(event_id=event)

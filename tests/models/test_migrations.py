@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from alembic import command
 from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 
 from models.session import Database
 from models.settings import Settings
@@ -99,3 +100,33 @@ def test_requests_get_the_status_that_was_computed_before(
         kept = connection.execute(text("SELECT status FROM erasures ORDER BY status")).scalars().all()
     database.dispose()
     assert kept == sorted(erasures)
+
+
+def test_seals_name_the_record_of_their_event_and_stay_append_only(old: Settings) -> None:
+    database = Database(old.database)
+    event = uuid.uuid4().hex
+    form = event if database.engine.dialect.name == "sqlite" else str(uuid.UUID(event))
+    with database.engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO events (id, at, name, record, record_id, actor, data) "
+                "VALUES (:id, '2026-01-01 00:00:00', 'x', 'job', '7', 'test', '{}')"
+            ),
+            {"id": form},
+        )
+        connection.execute(
+            text("INSERT INTO event_seals (position, event_id, hash) VALUES (1, :id, 'h')"), {"id": form}
+        )
+    command.upgrade(schema._config(old.database), "head")
+    with database.engine.connect() as connection:
+        assert connection.execute(text("SELECT record, record_id FROM event_seals")).one() == ("job", "7")
+    _refuses_changes(database)
+    command.downgrade(schema._config(old.database), "0002")
+    _refuses_changes(database)
+    database.dispose()
+
+
+def _refuses_changes(database: Database) -> None:
+    for statement in ("UPDATE event_seals SET hash = 'x'", "DELETE FROM event_seals"):
+        with pytest.raises(DBAPIError, match="append-only"), database.engine.begin() as connection:
+            connection.execute(text(statement))
