@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 BENCH := .venv-bench
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint up bench clean
+.PHONY: help demo test lint openapi fuzz up bench clean
 
 help: ## show this
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -28,6 +28,12 @@ lint: $(STAMP) ## ruff, mypy, import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+openapi: $(STAMP) ## write the snapshot of the OpenAPI document that the tests compare with
+	$(BIN)/python -m tests.service.snapshot
+
+fuzz: $(STAMP) ## schemathesis against the live service, five minutes for each role; SECONDS=30 for less
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),300)
 
 up: $(STAMP) ## API and worker on http://127.0.0.1:8000 until Ctrl-C
 	$(BIN)/amun up

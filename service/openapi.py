@@ -74,6 +74,11 @@ def _add_common_problems(operation: Document) -> None:
 
 
 def _describe_parameter(parameter: Document) -> None:
-    description, example = PARAMETERS.get(parameter["name"], ("", ""))
-    parameter.setdefault("description", description)
-    parameter["examples"] = {"one": {"value": example}}
+    """Descriptions stay as the route gives them. Cursors are given out by lists alone, and each list has states of its own."""
+    name = parameter["name"]
+    if name == "cursor":
+        return
+    description, example = PARAMETERS[name]
+    parameter["description"] = parameter.get("description") or description
+    if example is not None:
+        parameter["examples"] = {"one": {"value": example}}
