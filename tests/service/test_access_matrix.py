@@ -26,7 +26,8 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
 REASON = {"reason": "because"}
 MAKES = {("PUT", "/v1/uploads/{sha256}")}  # what it names need not be there; these bytes have another name, though
 PUBLIC_URL = "https://93.184.215.14/amun"
-CHECKPOINT = (2).to_bytes(8, "little") + b"{}"  # the smallest safetensors file
+HEADER = b'{"x":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}'
+CHECKPOINT = len(HEADER).to_bytes(8, "little") + HEADER + b"\0"  # one tensor of one byte, as safetensors
 NO_BODY = ("/test", "/redeliver", "/enable", "/rotate-secret", "/audits")
 
 
