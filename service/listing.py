@@ -128,9 +128,8 @@ def _source(
     if len(few) <= FEW:
         looked_at = [DeletionRequest.id.in_(few), *_filters(wanted, statuses), *equal, *due]
         return positions(session, KEYS[wanted.order], [looked_at], oldest_first=by_due), None
-    if wanted.everything and not by_due:
-        by_model = positions(session, [Erasure.request_id], [[Erasure.model_id == model]])
-        return by_model, kept_by(session, equal) if equal else None
+    if wanted.everything and not by_due and not equal:
+        return positions(session, [Erasure.request_id], [[Erasure.model_id == model]]), None
     concerned = exists().where(Erasure.request_id == DeletionRequest.id, Erasure.model_id == model)
     return ours, kept_by(session, [concerned, *unsorted])
 
