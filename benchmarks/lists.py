@@ -270,7 +270,8 @@ def table(document: dict[str, Any]) -> str:
         "",
         f"Milliseconds of one page of 50, in one process without a network, {document['calls']} calls each, with {few:,} and "
         f"with {many:,} requests stored (half as many unlearn and certify jobs each, twice as many events). The ratio is of "
-        "the medians; calls on the two stores alternate; p99 of so few calls is nearly the worst. Where the small store has fewer records than fill a page, the ratio "
+        "the medians; calls on the two stores alternate; p99 of so few calls is nearly the worst. Where "
+        "the small store has fewer records than fill a page, the ratio "
         "is also that of the pages.",
         "",
         f"Machine: {machine['processor']}, {machine['cores']} cores, Python {machine['python']}; other work beside it.",
