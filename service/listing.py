@@ -12,7 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from itertools import product
 
-from sqlalchemy import exists, select
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.base import now
@@ -128,11 +128,22 @@ def _source(
     if len(few) <= FEW:
         looked_at = [DeletionRequest.id.in_(few), *_filters(wanted, statuses), *equal, *due]
         return positions(session, KEYS[wanted.order], [looked_at], oldest_first=by_due), None
-    if wanted.everything and not by_due:
-        by_model = positions(session, [Erasure.request_id], [[Erasure.model_id == model]])
-        return by_model, kept_by(session, equal) if equal else None
-    concerned = exists().where(Erasure.request_id == DeletionRequest.id, Erasure.model_id == model)
-    return ours, kept_by(session, [concerned, *unsorted])
+    if wanted.everything and not by_due and not equal:
+        return positions(session, [Erasure.request_id], [[Erasure.model_id == model]]), None
+    return ours, _kept_by_model(session, model, kept_by(session, unsorted) if unsorted else None)
+
+
+def _kept_by_model(session: Session, model: uuid.UUID | None, keep: Keep | None) -> Keep:
+    """Keeps positions whose request concerns the model, and that ``keep`` keeps."""
+
+    def kept(candidates: list[Position]) -> list[Position]:
+        ids = [position[-1] for position in candidates]
+        concerned = select(Erasure.request_id).where(Erasure.model_id == model, Erasure.request_id.in_(ids))
+        found = set(session.scalars(concerned))
+        remaining = [position for position in candidates if position[-1] in found]
+        return remaining if keep is None else keep(remaining)
+
+    return kept
 
 
 def _filters(wanted: Wanted, statuses: tuple[RequestStatus, ...]) -> Conditions:
