@@ -45,14 +45,16 @@ MODEL = {
 class Service:
     """A running service and a client for each role."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, application: str = SHOP) -> None:
         self.settings = settings
         schema.upgrade(settings)
         pepper = load_or_create(settings.secrets, API_KEY_PEPPER)
         database = Database(settings.database)
         with database.write() as session:
             self.keys = {
-                role: security.create_key(session, pepper, role, application=SHOP if role is Role.APPLICATION else None)
+                role: security.create_key(
+                    session, pepper, role, application=application if role is Role.APPLICATION else None
+                )
                 for role in Role
             }
         database.dispose()

@@ -28,7 +28,7 @@ def service(tmp_path: Path) -> Iterator[Service]:
     settings = Settings(
         data_dir=tmp_path / "data", dispatch_seconds=0.2, threads=1, seed=1, webhook_networks="127.0.0.0/8"
     )
-    made = Service(settings)
+    made = Service(settings, application="default")
     with made.embedded:
         yield made
         made.close()
