@@ -47,7 +47,7 @@ def _document(app: FastAPI) -> Document:
         else:
             operation["responses"].pop("422", None)
         for parameter in operation.get("parameters", []):
-            _describe_parameter(parameter)
+            _describe_parameter(parameter, path)
     for _, operation in _operations(made["webhooks"]):
         del operation["responses"]["422"]
     return made
@@ -73,12 +73,14 @@ def _add_common_problems(operation: Document) -> None:
     operation["responses"] = dict(sorted(operation["responses"].items()))
 
 
-def _describe_parameter(parameter: Document) -> None:
+def _describe_parameter(parameter: Document, path: str) -> None:
     """Descriptions stay as the route gives them. Cursors are given out by lists alone, and each list has states of its own."""
     name = parameter["name"]
     if name == "cursor":
         return
     description, example = PARAMETERS[name]
     parameter["description"] = parameter.get("description") or description
+    if name == "name" and path.startswith("/v1/training-sets"):
+        example = SCHEMAS["TrainingSetAnswer"]["name"]
     if example is not None:
         parameter["examples"] = {"one": {"value": example}}
