@@ -33,7 +33,7 @@ openapi: $(STAMP) ## write the snapshot of the OpenAPI document that the tests c
 	$(BIN)/python -m tests.service.snapshot
 
 fuzz: $(STAMP) ## schemathesis against the live service, five minutes for each role; SECONDS=30 for less
-	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),300)
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),300) $(if $(SEED),--seed $(SEED))
 
 up: $(STAMP) ## API and worker on http://127.0.0.1:8000 until Ctrl-C
 	$(BIN)/amun up

@@ -79,7 +79,7 @@ def create_app(settings: Settings | None = None, *, dispatch: bool = True) -> Fa
     app.state.settings = settings
     app.state.dispatch = dispatch
     app.state.limits = RateLimits(settings)
-    app.add_middleware(BodyLimitMiddleware, settings=settings)
+    app.add_middleware(BodyLimitMiddleware)
     app.add_middleware(errors.TraceMiddleware)  # added last: the outermost
     errors.add_handlers(app)
     for router in ROUTERS:

@@ -23,15 +23,14 @@ class BodyLimitMiddleware:
     All bodies but uploads are JSON: one that nests deeper than 32 is answered 400 before a parser sees it.
     """
 
-    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self.settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        limit = self._limit(scope["path"])
+        limit = _limit(scope["app"].state.settings, scope["path"])
         announced = Headers(scope=scope).get("content-length", "")
         if announced.isdecimal() and int(announced) > limit:
             await answer(scope["state"]["trace_id"], TooLarge(limit))(scope, receive, send)
@@ -53,7 +52,8 @@ class BodyLimitMiddleware:
 
         await self.app(scope, counted, send)
 
-    def _limit(self, path: str) -> int:
-        if UPLOAD.fullmatch(path):
-            return self.settings.upload_limit
-        return self.settings.bulk_body_limit if BULK.fullmatch(path) else self.settings.body_limit
+
+def _limit(settings: Settings, path: str) -> int:
+    if UPLOAD.fullmatch(path):
+        return settings.upload_limit
+    return settings.bulk_body_limit if BULK.fullmatch(path) else settings.body_limit

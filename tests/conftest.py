@@ -18,6 +18,7 @@ import psycopg
 import pytest
 import redis
 
+from models.records import Base
 from models.session import Database
 from models.settings import Settings
 from service import schema
@@ -188,11 +189,65 @@ def migrated_postgres(postgres_url: str, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture
 def postgres_database(postgres_url: str, migrated_postgres: str) -> Iterator[str]:
-    """SQLAlchemy URL of a migrated, empty database of this test's own."""
+    """SQLAlchemy URL of a migrated, empty database of this test's own, for those that change its schema or its server."""
     name = f"amun_test_{next(_numbers)}"
     _administer(postgres_url, f"CREATE DATABASE {name} TEMPLATE {migrated_postgres}")
     yield postgres_url.removesuffix("postgres") + name
     _administer(postgres_url, f"DROP DATABASE {name} WITH (FORCE)")
+
+
+class Reused:
+    """A migrated database that tests use one after the other: making one takes longer than most of them."""
+
+    # A test that changed the schema (took the log's triggers away, say) leaves another answer.
+    SCHEMA = (
+        "SELECT (SELECT count(*) FROM pg_trigger WHERE tgenabled = 'O'), (SELECT count(*) FROM pg_attribute), "
+        "(SELECT max(version_num) FROM alembic_version)"
+    )
+
+    def __init__(self, server: str, template: str) -> None:
+        self._server, self._template = server, template
+        self.url = server.removesuffix("postgres") + "amun_reused"
+        self._make()
+        with self._connect() as connection:
+            self._schema = connection.execute(self.SCHEMA).fetchone()
+
+    def empty(self) -> str:
+        """The URL, once the database has no row and nobody is connected to it."""
+        with self._connect() as connection:
+            others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            connection.execute(f"SELECT pg_terminate_backend(pid) {others}")  # type: ignore[arg-type]
+            untouched = connection.execute(self.SCHEMA).fetchone() == self._schema
+            if untouched:
+                self._delete_rows(connection)
+        if not untouched:
+            _administer(self._server, "DROP DATABASE amun_reused WITH (FORCE)")
+            self._make()
+        return self.url
+
+    def _make(self) -> None:
+        _administer(self._server, f"CREATE DATABASE amun_reused TEMPLATE {self._template}")
+
+    def _connect(self) -> psycopg.Connection:
+        return psycopg.connect(self.url.replace("+psycopg", ""), autocommit=True)
+
+    def _delete_rows(self, connection: psycopg.Connection) -> None:
+        tables = [table.name for table in Base.metadata.sorted_tables]
+        filled = " UNION ALL ".join(f"SELECT '{name}' WHERE EXISTS (SELECT 1 FROM \"{name}\")" for name in tables)
+        connection.execute("SET session_replication_role = replica")  # past foreign keys, and the log's own triggers
+        for (name,) in connection.execute(filled).fetchall():  # type: ignore[arg-type]
+            connection.execute(f'DELETE FROM "{name}"')  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="session")
+def reused_postgres(postgres_url: str, migrated_postgres: str) -> Reused:
+    return Reused(postgres_url, migrated_postgres)
+
+
+@pytest.fixture
+def empty_postgres(reused_postgres: Reused) -> str:
+    """URL of a migrated database without a row, after others and before others."""
+    return reused_postgres.empty()
 
 
 @pytest.fixture
@@ -204,8 +259,8 @@ def sqlite_settings(tmp_path: Path, migrated_sqlite: Path) -> Settings:
 
 
 @pytest.fixture
-def postgres_settings(tmp_path: Path, postgres_database: str) -> Settings:
-    settings = Settings(data_dir=tmp_path / "data", database_url=postgres_database)
+def postgres_settings(tmp_path: Path, empty_postgres: str) -> Settings:
+    settings = Settings(data_dir=tmp_path / "data", database_url=empty_postgres)
     settings.data_dir.mkdir()
     return settings
 

@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 import rfc8785
+from fastapi import FastAPI
 from sqlalchemy import insert, select
 from starlette.testclient import TestClient
 
 from models.base import new_id, now
+from models.log import configure_logging
 from models.parameters import Network, Policy, Recipe
 from models.records import (
     AuditReport,
@@ -38,6 +40,7 @@ from models.settings import Settings
 from models.verify import AUDIT_REPORT
 from service import security
 from service.app import create_app
+from service.limiting import RateLimits
 from worker import signing
 
 Headers = dict[str, str]
@@ -226,9 +229,18 @@ def world(database: Database, settings: Settings) -> World:
     return World(database, settings)
 
 
+@pytest.fixture(scope="session")
+def application(tmp_path_factory: pytest.TempPathFactory) -> FastAPI:
+    """One for all tests: the first request builds the routes, which takes longer than most tests."""
+    return create_app(Settings(data_dir=tmp_path_factory.mktemp("application")), dispatch=False)
+
+
 @pytest.fixture
-def client(settings: Settings) -> Iterator[TestClient]:
-    with TestClient(create_app(settings, dispatch=False)) as opened:
+def client(application: FastAPI, settings: Settings) -> Iterator[TestClient]:
+    configure_logging()  # to where this test's standard error goes
+    application.state.settings = settings
+    application.state.limits = RateLimits(settings)
+    with TestClient(application) as opened:
         yield opened
 
 
