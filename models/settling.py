@@ -29,7 +29,8 @@ def derived_status() -> ColumnElement[str]:
     def some(*states: ErasureStatus) -> ColumnElement[bool]:
         return exists().where(Erasure.request_id == request.id, Erasure.status.in_(states)).correlate(request)
 
-    ended_well = some(ErasureStatus.DONE, ErasureStatus.NOT_APPLICABLE)
+    controls_gone = and_(request.has_controls, request.controls_erased_at.is_not(None))
+    ended_well = or_(some(ErasureStatus.DONE, ErasureStatus.NOT_APPLICABLE), controls_gone)
     controls_wait = and_(request.has_controls, request.controls_erased_at.is_(None), request.cancelled_at.is_(None))
     # What no model has to forget any more is erased as pixels and names even so: a person may still be asked about that.
     samples_wait = and_(some(ErasureStatus.NOT_APPLICABLE), request.samples_erased_at.is_(None))

@@ -21,10 +21,11 @@ CALLED_OFF = (ErasureStatus.CANCELLED, ErasureStatus.NOT_APPLICABLE)
 
 
 def reasons_for_approval(
-    session: Session, training_set: TrainingSet, model: Model, to_forget: list[Found]
+    session: Session, training_set: TrainingSet, model: Model, to_forget: list[Found], controls: int
 ) -> list[str]:
-    """Why a person must agree first: a whole class, or more than the policy's share of the training images.
+    """Why a person must agree first: a whole class, or more than the policy's share of the training images or controls.
 
+    ``controls`` is how many of these the request erases: without them, nothing that a model forgets can be audited.
     Raises Unprocessable where the model would have nothing left to be trained on. Nothing is counted over the whole set:
     a request of ten samples costs the same whether the set has a thousand or a million.
     """
@@ -38,8 +39,10 @@ def reasons_for_approval(
     if exhausted:
         reasons.append("it takes the last training images of " + _classes(training_set, exhausted))
     share = Policy.model_validate(model.policy).approval_share
-    if not _at_least(session, training_set, math.ceil(len(to_forget) / share)):
+    if not _at_least(session, training_set, Split.TRAIN, math.ceil(len(to_forget) / share)):
         reasons.append(f"it is more than {share:.0%} of the training images")
+    if not _at_least(session, training_set, Split.CONTROL, math.ceil(controls / share)):
+        reasons.append(f"it is more than {share:.0%} of the controls, which audits compare with")
     return reasons
 
 
@@ -86,9 +89,9 @@ def _kept(model: Model) -> Select[int, int]:
     return select(Sample.index, Sample.label).where(*_live(model.training_set_id), ~claimed).order_by(Sample.sha256)
 
 
-def _at_least(session: Session, training_set: TrainingSet, number: int) -> bool:
-    """Whether the set has that many live training samples."""
-    some = select(Sample.index).where(*_live(training_set.id)).limit(number).subquery()
+def _at_least(session: Session, training_set: TrainingSet, split: Split, number: int) -> bool:
+    """Whether the set has that many live samples of the split."""
+    some = select(Sample.index).where(*_live(training_set.id, split)).limit(number).subquery()
     return (session.scalar(select(func.count()).select_from(some)) or 0) >= number
 
 
@@ -99,8 +102,8 @@ def _unclaimed(session: Session, model: Model, samples: list[Found]) -> list[Fou
     return [sample for sample in samples if sample.index not in claimed]
 
 
-def _live(training_set_id: uuid.UUID) -> list[ColumnElement[bool]]:
-    return [Sample.training_set_id == training_set_id, Sample.split == Split.TRAIN, Sample.erased_at.is_(None)]
+def _live(training_set_id: uuid.UUID, split: Split = Split.TRAIN) -> list[ColumnElement[bool]]:
+    return [Sample.training_set_id == training_set_id, Sample.split == split, Sample.erased_at.is_(None)]
 
 
 def _claims(model: Model) -> Select[int]:

@@ -55,8 +55,9 @@ def examine(session: Session, body: NewDeletionRequest, asked: Asked) -> dict[uu
         raise Conflict(
             "No model is trained on this set, so none can forget: ask the operator.", at=pointer("training_set")
         )
+    to_forget, controls = asked.resolution.to_forget, len(asked.resolution.samples[Outcome.CONTROL])
     return {
-        model.id: reasons_for_approval(session, asked.training_set, model, asked.resolution.to_forget)
+        model.id: reasons_for_approval(session, asked.training_set, model, to_forget, controls)
         for model in asked.models
     }
 

@@ -276,6 +276,10 @@ def _on_problem(request: Request, error: Exception) -> JSONResponse:
 
 def _on_invalid(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)  # noqa: S101 - registered for this type
+    for item in error.errors():
+        if item["type"] == "json_invalid":
+            place = f"byte {item['loc'][-1]}" if isinstance(item["loc"][-1], int) else "its beginning"
+            return answer(_trace_id(request), Malformed(f"The body is not JSON from {place} on: send a JSON object."))
     found = [_invalid(item["loc"], item["msg"], error.body) for item in error.errors()[:MOST_ERRORS]]
     problem = Unprocessable(
         "The request does not have the form that /openapi.json describes: see errors.", errors=found

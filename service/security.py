@@ -21,6 +21,7 @@ from models.records import ApiKey, Application, Role, record_event
 from models.session import Database
 from service.errors import Forbidden, Unauthenticated
 from service.limiting import RateLimits
+from service.query import refuse_unknown_parameters
 
 KEY = re.compile(r"unl_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 ID_BYTES = 6
@@ -200,15 +201,16 @@ Authenticated = Annotated[Principal, Depends(_principal, max_concurrency=4)]
 
 
 class Requires:
-    """A dependency that lets the given roles pass. Every route under /v1 has one."""
+    """A dependency that lets the given roles pass, with parameters that the route knows. Every route under /v1 has one."""
 
     def __init__(self, *roles: Role) -> None:
         self.roles = frozenset(roles)
 
-    def __call__(self, principal: Authenticated) -> Principal:
+    def __call__(self, request: Request, principal: Authenticated) -> Principal:
         if principal.role not in self.roles:
             allowed = " or ".join(sorted(role.value for role in self.roles))
             raise Forbidden(f"This needs a key of role {allowed}; yours has role {principal.role.value}.")
+        refuse_unknown_parameters(request)
         return principal
 
 

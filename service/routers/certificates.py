@@ -8,7 +8,7 @@ from fastapi import APIRouter, Depends, Response
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from models.records import Certificate, DeletionRequest
+from models.records import Certificate, DeletionRequest, RequestStatus
 from service.bundle import bundle
 from service.deps import CurrentSettings, ReadSession
 from service.errors import Conflict, Damaged, NotFound, responses
@@ -17,6 +17,8 @@ from service.security import AsApplicationOrCompliance
 from service.stored import JSON, PDF, ZIP, sent, stored
 
 router = APIRouter(prefix="/v1/deletion-requests", tags=["certificates"])
+
+UNCERTIFIED = (RequestStatus.CANCELLED, RequestStatus.PARTIALLY_COMPLETED, RequestStatus.FAILED)
 
 
 def newest_certificate(session: Session, request: DeletionRequest) -> Certificate | None:
@@ -31,6 +33,10 @@ def _loaded(loaded: LoadedRequest, session: ReadSession) -> Certificate:
     found = newest_certificate(session, request)
     if found is None:
         state = request.status.value.replace("_", " ")
+        if request.status in UNCERTIFIED:
+            raise Conflict(
+                f"There is no certificate: the request is {state}; only what is completed or rejected gets one."
+            )
         raise Conflict(
             f"There is no certificate yet: the request is {state}. It is issued once every model has forgotten the samples "
             "and their files were seen to be gone."

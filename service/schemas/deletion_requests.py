@@ -120,6 +120,9 @@ class RequestAnswer(RequestSummary):
         "the set was not searched for them."
     )
     resolution: Details | None = Field(description="How many selectors of each kind, and what became of them; stays.")
+    controls_erased_at: datetime | None = Field(
+        description="When the controls that it names were read back as gone: at once, for no model knows them."
+    )
     samples_erased_at: datetime | None = Field(description="When pixels and names were read back as gone.")
     samples_kept: Details | None = Field(description="Why pixels and names are still there, and which models use them.")
     certificate: uuid.UUID | None = Field(description="Newest edition of the erasure certificate.")

@@ -126,6 +126,11 @@ def test_controls_that_were_spared_by_a_cancellation_are_no_completion(database:
     assert _status(database, [DONE], has_controls=True, cancelled_at=now()) == "partially_completed"
 
 
+def test_a_cancellation_after_the_controls_went_is_in_part_a_completion(database: Database) -> None:
+    gone = {"has_controls": True, "controls_erased_at": now(), "cancelled_at": now()}
+    assert _status(database, [CANCELLED], **gone) == "partially_completed"
+
+
 def _changes(database: Database, request: uuid.UUID) -> list[tuple[str, str]]:
     with database.read() as session:
         found = session.scalars(

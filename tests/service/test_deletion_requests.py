@@ -31,6 +31,7 @@ from models.records import (
     VersionStatus,
 )
 from models.secrets import SUPPRESSION, load_or_create
+from tests.service.conftest import CONTROLS, TRAIN
 from tests.settled import settle_all
 
 Headers = dict[str, str]
@@ -578,6 +579,17 @@ def test_requests_are_listed_by_status_model_and_due_date(
     assert listed(due_before=soon) == [second]
     assert listed(status="failed") == []
     assert client.get(URL, headers=shop, params={"status": "lost"}).status_code == 422
+
+
+def test_more_than_half_of_the_controls_wait_for_approval(
+    client: TestClient, world: Any, digits: uuid.UUID, shop: Headers, operator: Headers
+) -> None:
+    few = [{"index": TRAIN + row} for row in range(CONTROLS // 2)]
+    assert post(client, shop, *few).json()["status"] == "queued"
+    most = [{"index": TRAIN + row} for row in range(CONTROLS // 2 + 1)]
+    answer = post(client, shop, *most).json()
+    assert (answer["status"], answer["approval_required"]) == ("awaiting_approval", True)
+    assert client.get(f"{URL}/{answer['id']}", headers=shop).json()["status"] == "awaiting_approval"
 
 
 # Size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
@@ -60,6 +61,15 @@ def test_a_rejected_value_is_not_repeated(client: TestClient, shop: Headers) -> 
     assert "alice" not in answer.text
 
 
+@pytest.mark.parametrize("path", ["/v1/jobs", "/v1/models/digits-cnn", "/v1/deletion-requests"])
+def test_a_misspelt_filter_is_refused_rather_than_ignored(
+    path: str, client: TestClient, digits: uuid.UUID, operator: Headers
+) -> None:
+    answer = problem(client.get(path, headers=operator, params={"state": "queued", "limit": 10}), 422)
+    assert "state" in [error["parameter"] for error in answer["errors"]]
+    assert "queued" not in answer["detail"]
+
+
 def test_a_wrong_parameter_is_named(client: TestClient, operator: Headers) -> None:
     answer = problem(client.get("/v1/jobs", headers=operator, params={"limit": 201}), 422)
     assert [error["parameter"] for error in answer["errors"]] == ["limit"]
@@ -69,7 +79,8 @@ def test_a_wrong_parameter_is_named(client: TestClient, operator: Headers) -> No
 def test_a_body_that_is_not_a_json_object_is_refused(body: bytes, client: TestClient, operator: Headers) -> None:
     headers = {**operator, "Content-Type": "application/json"}
     answer = client.post("/v1/training-sets", headers=headers, content=body)
-    problem(answer, 422 if answer.status_code == 422 else 400)
+    json_it_is = body in (b"", b"[]", b"null", b'"text"')
+    problem(answer, 422 if json_it_is else 400)
 
 
 def test_a_body_over_the_limit_is_refused_by_its_announced_length(client: TestClient, operator: Headers) -> None:
