@@ -8,7 +8,6 @@ from enum import StrEnum
 from typing import Any
 
 from sqlalchemy import (
-    Boolean,
     ColumnElement,
     ForeignKey,
     Index,
@@ -45,9 +44,8 @@ LIVE = (
     RequestStatus.ON_HOLD,
 )  # still due: something has to be done about them
 # Written out, for a partial index serves a query only where the planner finds these very words in it.
-IS_LIVE: ColumnElement[bool] = literal_column(
-    "status IN ({})".format(", ".join(f"'{status.value}'" for status in LIVE)), Boolean()
-)
+# Without a type: of a boolean, SQLite would be asked whether it is = 1, which are other words.
+IS_LIVE: ColumnElement[Any] = literal_column("status IN ({})".format(", ".join(f"'{status.value}'" for status in LIVE)))
 
 
 def _live(name: str, *columns: str) -> Index:

@@ -71,11 +71,11 @@ class Dispatcher:
         self._duty("retired", lambda: destroying.destroy_signals(self.database, self.settings))
         self._duty("uploads", lambda: uploads.destroy_uploads(self.database, self.settings))
         self._duty("documents", lambda: certifying.plan_documents(self.database, self.settings))
-        self._duty("remind", lambda: reminding.remind(self.database))
         self._duty("seal", lambda: sealing.seal_events(self.database))
         self._duty("webhooks", lambda: outbox.fan_out(self.database))
         if time.monotonic() >= self._orphans_at:
             self._orphans_at = time.monotonic() + ORPHAN_SECONDS
+            self._duty("remind", lambda: reminding.remind(self.database))
             self._duty("orphans", lambda: sweeping.orphaned_files(self.database, self.settings))
             self._duty("strays", lambda: uploads.remove_strays(self.database, self.settings))
 

@@ -40,6 +40,7 @@ from models.settling import unsettle
 ACTOR = "dispatcher"
 METHOD = "overwritten with zeros, synchronised, read back"
 ENDED_WELL = (ErasureStatus.DONE, ErasureStatus.NOT_APPLICABLE)
+NAMES_NOTHING = ("control", "already_erased", "duplicate")  # outcomes of selectors: nothing with that name is left
 LIVE = (ModelStatus.TRAINING, ModelStatus.READY, ModelStatus.WITHDRAWN)
 IN_USE = "models that this request does not name were trained on them, and so need them as retained images"
 
@@ -206,6 +207,9 @@ def _erase(database: Database, settings: Settings, request: DeletionRequest, spl
         at = current_time(session)
         controls = split is Split.CONTROL
         gone: dict[str, Any] = {"controls_erased_at": at} if controls else {"samples_erased_at": at, "selectors": None}
+        if controls:  # what names the training samples is still needed
+            named = session.scalar(select(DeletionRequest.selectors).where(DeletionRequest.id == request.id)) or []
+            gone["selectors"] = [each for each in named if each["outcome"] not in NAMES_NOTHING] or None
         values = gone | {"certified_at": None}  # a certificate that says they are kept is overtaken
         session.execute(update(DeletionRequest).where(DeletionRequest.id == request.id).values(**values))
         unsettle(session, request.id)

@@ -6,7 +6,7 @@ import uuid
 from datetime import datetime
 
 import structlog
-from sqlalchemy import ColumnElement, and_, select
+from sqlalchemy import ColumnElement, Select, and_, select
 
 from models.deletion_request import IS_LIVE
 from models.records import DeletionRequest, record_event
@@ -28,11 +28,15 @@ def remind(database: Database) -> int:
     told = 0
     for name in TOLD:
         with database.read() as session:
-            query = select(DeletionRequest.id).where(IS_LIVE, _untold(name, current_time(session)))
-            due = list(session.scalars(query.order_by(DeletionRequest.due_at, DeletionRequest.id).limit(MOST_A_ROUND)))
+            due = list(session.scalars(_first_due(name, current_time(session)).limit(MOST_A_ROUND)))
         if due:
             told += _tell(database, name, due)
     return told
+
+
+def _first_due(name: str, at: datetime) -> Select[uuid.UUID]:
+    query = select(DeletionRequest.id).where(IS_LIVE, _untold(name, at))
+    return query.order_by(DeletionRequest.due_at, DeletionRequest.id)
 
 
 def _untold(name: str, at: datetime) -> ColumnElement[bool]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import func, insert, select, update
+from sqlalchemy import event, func, insert, select, update
 from starlette.testclient import TestClient
 
 from models.base import now
@@ -617,11 +616,10 @@ def test_ten_thousand_selectors_are_resolved_in_one_request(client: TestClient, 
     samples = [
         {"sha256": f"{index:064x}"} if index % 2 else {"key": f"train/{index:05d}"} for index in range(100, 10_100)
     ]
-    started = time.perf_counter()
+    statements: list[str] = []
+    engine = client.app.state.database.engine  # type: ignore[attr-defined]
+    event.listen(engine, "before_cursor_execute", lambda *call: statements.append(call[2]))
     answer = post(client, shop, *samples)
-    seconds = time.perf_counter() - started
     assert set(outcomes(answer)) == {"matched"}
     assert asked(world, answer.json()["id"]) == list(range(100, 10_100))
-    assert (
-        seconds < 5
-    )  # measured 0.8 s on SQLite and 1.5 s on PostgreSQL, two busy cores; a query each would take longer
+    assert len(statements) < 100  # not one for each selector

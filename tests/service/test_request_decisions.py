@@ -321,7 +321,7 @@ def test_a_period_is_extended_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     at = datetime(2026, 11, 24, tzinfo=UTC)
-    monkeypatch.setattr("service.intake.now", lambda: at)
+    monkeypatch.setattr("service.asking.now", lambda: at)
     monkeypatch.setattr("service.decisions.now", lambda: at)
     headers = shop | {"Idempotency-Key": "case-1"}
     body = {

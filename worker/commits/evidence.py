@@ -90,6 +90,8 @@ def certificate(session: Session, finished: Finished) -> None:
         )
     )
     request.certified_at = _begun(finished)
+    if request.rejected_at is None and request.samples_kept is None:
+        request.selectors = None  # also where everything that they named had been erased before
     _event(session, finished, "certificate.issued", "deletion_request", request.id)
 
 

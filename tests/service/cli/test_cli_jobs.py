@@ -84,7 +84,7 @@ def test_a_job_of_the_real_service_is_followed_to_its_end(
                 update(Job).where(Job.id == job).values(status=JobStatus.SUCCEEDED, progress=1, finished_at=now())
             )
 
-    timer = threading.Timer(0.5, finish)
+    timer = threading.Timer(3, finish)  # by then the command has started and looked
     timer.start()
     done = amun(operator, "jobs", "watch", job, "--json", "--timeout", 60)
     timer.join()
