@@ -51,6 +51,11 @@ class Settings(BaseSettings):
         default="", description="Private networks that webhooks may lie in, as CIDRs with commas; default: none."
     )
     webhook_ca: Path | None = Field(default=None, description="PEM file of a further CA that webhooks may rest on.")
+    webhook_retention_days: int = Field(
+        default=30,
+        ge=4,
+        description="How long a finished delivery of a webhook is kept; attempts go on for three days.",
+    )
     bulk_body_limit: int = Field(
         default=16 * 1024 * 1024, gt=0, description="Bytes of a body that may list many samples."
     )
