@@ -69,6 +69,11 @@ class Settings(BaseSettings):
     )
     stream_limit: int = Field(default=64, ge=1, description="Live streams at a time, in each API process.")
 
+    @field_validator("secrets_dir", "import_root", "webhook_ca", mode="before")
+    @classmethod
+    def empty_is_none(cls, path: object) -> object:
+        return path or None  # as a path it would be the working folder
+
     @field_validator("data_dir", "secrets_dir", "import_root", "webhook_ca")
     @classmethod
     def absolute(cls, path: Path | None) -> Path | None:
