@@ -51,6 +51,11 @@ class Settings(BaseSettings):
         default="", description="Private networks that webhooks may lie in, as CIDRs with commas; default: none."
     )
     webhook_ca: Path | None = Field(default=None, description="PEM file of a further CA that webhooks may rest on.")
+    webhook_retention_days: int = Field(
+        default=30,
+        ge=4,
+        description="How long a finished delivery of a webhook is kept; attempts go on for three days.",
+    )
     bulk_body_limit: int = Field(
         default=16 * 1024 * 1024, gt=0, description="Bytes of a body that may list many samples."
     )
@@ -63,6 +68,11 @@ class Settings(BaseSettings):
         default="30/minute", description="Wrong keys a client address, in each API process; empty: no limit."
     )
     stream_limit: int = Field(default=64, ge=1, description="Live streams at a time, in each API process.")
+
+    @field_validator("secrets_dir", "import_root", "webhook_ca", mode="before")
+    @classmethod
+    def empty_is_none(cls, path: object) -> object:
+        return path or None  # as a path it would be the working folder
 
     @field_validator("data_dir", "secrets_dir", "import_root", "webhook_ca")
     @classmethod

@@ -54,6 +54,7 @@ class WebhookDelivery(Base):
             sqlite_where=text("status = 'pending'"),
             postgresql_where=text("status = 'pending'"),
         ),
+        Index("ix_webhook_deliveries_finished", "finished_at"),
     )
     MOVES: ClassVar[Moves] = {
         DeliveryStatus.PENDING: frozenset({DeliveryStatus.DELIVERED, DeliveryStatus.FAILED, DeliveryStatus.DISCARDED}),

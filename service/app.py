@@ -6,6 +6,7 @@ import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
@@ -34,6 +35,7 @@ from service.routers import (
     uploads,
     webhooks,
 )
+from service.security import LOOK_UPS, KeyFirstMiddleware
 from service.targets import Targets
 
 ROUTERS = (
@@ -79,6 +81,7 @@ def create_app(settings: Settings | None = None, *, dispatch: bool = True) -> Fa
     app.state.settings = settings
     app.state.dispatch = dispatch
     app.state.limits = RateLimits(settings)
+    app.add_middleware(KeyFirstMiddleware)
     app.add_middleware(BodyLimitMiddleware)
     app.add_middleware(errors.TraceMiddleware)  # added last: the outermost
     errors.add_handlers(app)
@@ -98,6 +101,7 @@ def create_app(settings: Settings | None = None, *, dispatch: bool = True) -> Fa
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     app.state.stopping = threading.Event()
+    app.state.authenticating = CapacityLimiter(LOOK_UPS)
     app.state.streams = Streams(settings.stream_limit, app.state.stopping.is_set)
     await run_in_threadpool(_open, app, settings)
     try:

@@ -17,7 +17,19 @@ from models.queue import celery_app
 from models.records import Lease
 from models.session import Database, current_time
 from models.settings import Settings
-from service import certifying, destroying, erasing, hinting, outbox, planning, reminding, sealing, sweeping, uploads
+from service import (
+    certifying,
+    destroying,
+    erasing,
+    hinting,
+    outbox,
+    planning,
+    reminding,
+    retention,
+    sealing,
+    sweeping,
+    uploads,
+)
 
 LEASE = "dispatcher"
 LEASE_SECONDS = 15.0
@@ -78,6 +90,7 @@ class Dispatcher:
             self._duty("remind", lambda: reminding.remind(self.database))
             self._duty("orphans", lambda: sweeping.orphaned_files(self.database, self.settings))
             self._duty("strays", lambda: uploads.remove_strays(self.database, self.settings))
+            self._duty("prune", lambda: retention.prune_webhooks(self.database, self.settings))
 
     def _loop(self) -> None:
         while not self._stop.is_set():

@@ -131,7 +131,7 @@ class Embedded:
         while time.monotonic() < deadline:
             self.watch()
             try:
-                if httpx.get(f"{self.url}/readyz", timeout=2).status_code == 200:
+                if httpx.get(f"{self.url}/readyz", timeout=2, trust_env=False).status_code == 200:
                     return
             except httpx.TransportError:
                 pass

@@ -39,6 +39,7 @@ from models.base import new_id
 MEDIA_TYPE = "application/problem+json"
 MOST_ERRORS = 100  # a body of 10,000 bad selectors is answered with the first ones
 RETRY_SECONDS = 2
+BUSY = (OperationalError, InterfaceError, PoolTimeout)
 
 log = structlog.get_logger(__name__)
 
@@ -191,7 +192,7 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Problem, _on_problem)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
-    for kind in (OperationalError, InterfaceError, PoolTimeout):
+    for kind in BUSY:
         app.add_exception_handler(kind, _on_busy)
     app.add_exception_handler(IntegrityError, _on_race)
 
@@ -310,6 +311,8 @@ def _on_http(request: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, HTTPException)  # noqa: S101 - registered for this type
     if isinstance(error.__cause__, Problem):  # FastAPI wraps what stops it while it reads a body
         return answer(_trace_id(request), error.__cause__)
+    if isinstance(error.__cause__, BUSY):
+        return _on_busy(request, error.__cause__)
     details = {
         400: "The body is not JSON, or is nested too deeply: send a JSON object.",
         404: "There is nothing at this path: /openapi.json lists the paths.",

@@ -17,11 +17,11 @@ from sqlalchemy.orm import Session
 
 from models.records import DeletionRequest, Event, Model, RequestStatus, TrainingSetApplication
 from service.intake import status_at_receipt
-from service.schemas.webhooks import Message, MessageType, RequestData, VersionData, WebhookData
+from service.schemas.webhooks import Message, MessageType, ModelData, RequestData, VersionData, WebhookData
 
 STATUS_CHANGED = "deletion_request.status_changed"
 ACCEPTED = MessageType.ACCEPTED.value
-RELEASED = MessageType.VERSION_RELEASED.value
+WITHDRAWN = MessageType.MODEL_WITHDRAWN.value
 OF_REQUESTS = (
     STATUS_CHANGED,
     ACCEPTED,
@@ -30,7 +30,8 @@ OF_REQUESTS = (
     MessageType.OVERDUE.value,
     MessageType.CERTIFICATE_ISSUED.value,
 )
-TOLD = (*OF_REQUESTS, RELEASED)  # names of the events that become messages
+OF_MODELS = (MessageType.VERSION_RELEASED.value, MessageType.VERSION_QUARANTINED.value, WITHDRAWN)
+TOLD = (*OF_REQUESTS, *OF_MODELS)  # names of the events that become messages
 AT_ONCE = 500
 
 
@@ -59,7 +60,7 @@ def trial(webhook: uuid.UUID, at: datetime) -> Message:
 def notices(session: Session, events: list[Event]) -> Iterator[Notice]:
     """The messages that follow from events, in the order of the events; one event may be told in two ways."""
     requests = _by_id(session, DeletionRequest, [each for each in events if each.name in OF_REQUESTS])
-    models = _by_id(session, Model, [each for each in events if each.name == RELEASED])
+    models = _by_id(session, Model, [each for each in events if each.name in OF_MODELS])
     granted = _granted(session, {model.training_set_id for model in models.values()})
     for event in events:
         request, model = requests.get(event.record_id), models.get(event.record_id)
@@ -67,8 +68,10 @@ def notices(session: Session, events: list[Event]) -> Iterator[Notice]:
             for kind, data in _of_request(event, request):
                 message = Message(type=kind, timestamp=event.at, data=data)
                 yield Notice(event, frozenset({request.application_id}), message)
-        elif event.name == RELEASED and model is not None:
-            message = Message(type=MessageType.VERSION_RELEASED, timestamp=event.at, data=_of_version(event, model))
+        elif event.name in OF_MODELS and model is not None:
+            if event.name != WITHDRAWN and "sha256" not in event.data:  # of an older release: nobody could act on it
+                continue
+            message = Message(type=MessageType(event.name), timestamp=event.at, data=_of_model(event, model))
             yield Notice(event, granted[model.training_set_id], message)
 
 
@@ -89,13 +92,12 @@ def _of_request(event: Event, request: DeletionRequest) -> Iterator[tuple[Messag
         yield MessageType(f"deletion_request.{status.value}"), data
 
 
-def _of_version(event: Event, model: Model) -> VersionData:
-    return VersionData(
-        model=model.name,
-        version=event.data["version"],
-        sha256=event.data["sha256"],
-        links={"checkpoint": f"/v1/models/{model.name}/checkpoint"},
-    )
+def _of_model(event: Event, model: Model) -> VersionData | ModelData:
+    """Without the reason, which people write for the log alone."""
+    links = {"checkpoint": f"/v1/models/{model.name}/checkpoint"}
+    if event.name == WITHDRAWN:
+        return ModelData(model=model.name, links=links)
+    return VersionData(model=model.name, version=event.data["version"], sha256=event.data["sha256"], links=links)
 
 
 def _by_id(session: Session, record: type[Any], events: Iterable[Event]) -> dict[str, Any]:

@@ -7,13 +7,14 @@ from typing import Annotated, Any, Generic, TypeVar
 
 from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel
-from sqlalchemy import Row, Select
+from sqlalchemy import BigInteger, Integer, Row, Select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from service import cursors
 from service.cursors import Position
 from service.errors import Unprocessable
 from service.ranges import Key, Source, beyond, ordered
+from service.schemas.common import MOST_ROWS
 
 Item = TypeVar("Item")
 MOST_ON_A_PAGE = 200
@@ -92,18 +93,27 @@ class Paging:
         if self._cursor is None:
             return None
         try:
-            return cursors.decode(self._order(sort), self._cursor, [column.type.python_type for column in key])
+            position = cursors.decode(self._order(sort), self._cursor, [column.type.python_type for column in key])
+            if all(_holds(column, value) for column, value in zip(key, position, strict=True)):
+                return position
         except cursors.ForeignCursor:
-            raise Unprocessable(
-                "This cursor is not one of this list, sorted as it is now: start again without it.",
-                errors=[{**self._at, "detail": "not given out by this list"}],
-            ) from None
+            pass
+        raise Unprocessable(
+            "This cursor is not one of this list, sorted as it is now: start again without it.",
+            errors=[{**self._at, "detail": "not given out by this list"}],
+        )
 
     def _go_on(self, sort: str, position: Position) -> None:
         self.following = cursors.encode(self._order(sort), position)
 
     def _order(self, sort: str) -> str:
         return f"{self._path} {sort}"
+
+
+def _holds(column: InstrumentedAttribute[Any], value: Any) -> bool:
+    """Whether the column can have the value: PostgreSQL refuses to compare an integer with a number that is none."""
+    short = isinstance(column.type, Integer) and not isinstance(column.type, BigInteger)
+    return not short or 0 <= value <= MOST_ROWS
 
 
 class _Linked(Paging):

@@ -85,5 +85,13 @@ def quarantine_version(
         )
     advance(session, Model, Model.id == model.id, ModelStatus.WITHDRAWN, released_number=None)
     record_event(
-        session, "version.quarantined", "model", model.id, principal.actor, version=version.number, reason=reason
+        session,
+        "version.quarantined",
+        "model",
+        model.id,
+        principal.actor,
+        version=version.number,
+        sha256=version.sha256,
+        reason=reason,
     )
+    record_event(session, "model.withdrawn", "model", model.id, principal.actor, reason=reason)

@@ -20,8 +20,11 @@ def seal_events(database: Database, *, everything: bool = False) -> int:
     """Seal what is unsealed; returns how many. ``everything`` looks at the whole log, not only at its recent end."""
     with database.read() as session:
         last = session.execute(
-            select(EventSeal, Event).join(Event, Event.id == EventSeal.event_id).order_by(EventSeal.position.desc())
-        ).first()
+            select(EventSeal, Event)
+            .join(Event, Event.id == EventSeal.event_id)
+            .order_by(EventSeal.position.desc())
+            .limit(1)  # without it PostgreSQL sends the whole log for its last row
+        ).one_or_none()
         unsealed = ~exists().where(EventSeal.event_id == Event.id)
         query = select(Event).where(unsealed).order_by(Event.id).limit(MOST_A_ROUND)
         if last is not None and not everything:

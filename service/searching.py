@@ -14,7 +14,7 @@ from service.among import among
 from service.cursors import Position
 from service.listing import KEYS, Sort, kept_by, owned
 from service.paging import Paging
-from service.ranges import Source, positions
+from service.ranges import Conditions, Source, positions
 from service.schemas.deletion_requests import RequestSearch
 from service.security import Principal
 from service.selectors import chunks
@@ -28,16 +28,17 @@ def search(
     """Ids of the requests on the page, newest first, and the next cursor. Raises Unprocessable."""
     paging = Paging(path, body.limit, body.cursor, at={"pointer": "#/cursor"})
     key = KEYS[Sort.NEWEST]
-    filters = [*owned(principal)]
+    ours = owned(principal)  # in the source: a cursor must never stand at another application's request
+    filters: list[ColumnElement[bool]] = []
     if body.statuses:
         filters.append(DeletionRequest.status.in_(body.statuses))
     if body.training_set is not None:
         named = select(TrainingSet.id).where(TrainingSet.name == body.training_set).scalar_subquery()
         filters.append(DeletionRequest.training_set_id == named)
     if body.subject is None:
-        source = positions(session, key, [[DeletionRequest.external_id == body.external_id]])
+        source = positions(session, key, [[DeletionRequest.external_id == body.external_id, *ours]])
     else:
-        of_person = _requests_of(session, suppression_key, body.subject, body.training_set)
+        of_person = _requests_of(session, suppression_key, body.subject, body.training_set, ours)
         source = _among(of_person)
         if body.external_id is not None:
             filters.append(DeletionRequest.external_id == body.external_id)
@@ -56,15 +57,17 @@ def _among(ids: set[uuid.UUID]) -> Source:
 
 
 def _requests_of(
-    session: Session, suppression_key: bytes, subject: str, training_set_name: str | None
+    session: Session, suppression_key: bytes, subject: str, training_set_name: str | None, ours: Conditions
 ) -> set[uuid.UUID]:
-    """Requests that name samples of the person, whoever sent them."""
+    """The caller's requests that name samples of the person."""
     found: set[uuid.UUID] = set()
     for training_set, indices in _samples_of(session, suppression_key, subject, training_set_name).items():
         for chunk in chunks(sorted(indices)):
             named = select(RequestSample.request_id).where(
                 RequestSample.training_set_id == training_set, among(session, RequestSample.sample_index, chunk)
             )
+            if ours:
+                named = named.join(DeletionRequest, DeletionRequest.id == RequestSample.request_id).where(*ours)
             found.update(session.scalars(named))
     return found
 

@@ -9,12 +9,15 @@ import secrets
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Annotated
 
+from anyio import to_thread
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import select
 from sqlalchemy.orm import Session
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from models.base import now
 from models.records import ApiKey, Application, Role, record_event
@@ -26,6 +29,7 @@ from service.query import refuse_unknown_parameters
 KEY = re.compile(r"unl_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 ID_BYTES = 6
 SECRET_BYTES = 32
+LOOK_UPS = 4  # of keys at a time
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", bearerFormat="unl_<id>_<secret>")
 
@@ -179,17 +183,51 @@ def _digest(pepper: bytes, secret: str) -> bytes:
     return hmac.new(pepper, b"key:" + secret.encode(), hashlib.sha256).digest()
 
 
-def _principal(
+class KeyFirstMiddleware:
+    """Reads nothing of a body under /v1 that comes without a live key.
+
+    FastAPI reads and parses a body before it asks for any dependency, and a key is one.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not scope["path"].startswith("/v1/"):
+            await self.app(scope, receive, send)
+            return
+        request = Request(scope)
+
+        async def after_the_key() -> Message:
+            await _principal(request, await _bearer(request))
+            return await receive()
+
+        await self.app(scope, after_the_key, send)
+
+
+async def _principal(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Principal:
+    """Looked up and counted once a request, whoever asks first."""
+    known: Principal | None = getattr(request.state, "principal", None)
+    if known is not None:
+        return known
     if credentials is None:
         raise Unauthenticated
+    look_up = partial(_looked_up, request, credentials.credentials)
+    # Threads of their own, few: handlers keep the rest, and their connections.
+    found = await to_thread.run_sync(look_up, limiter=request.app.state.authenticating)
+    request.state.principal = found
+    return found
+
+
+def _looked_up(request: Request, token: str) -> Principal:
     # A transaction of its own: a wrong key must not queue for the write lock, nor hold a read lock under it.
     database: Database = request.app.state.database
     limits: RateLimits = request.app.state.limits
     try:
         with database.read() as session:
-            principal = authenticate(session, request.app.state.pepper, credentials.credentials)
+            principal = authenticate(session, request.app.state.pepper, token)
     except Unauthenticated:
         limits.count_wrong_key(request.client.host if request.client is not None else None)
         raise
@@ -197,7 +235,7 @@ def _principal(
     return principal
 
 
-Authenticated = Annotated[Principal, Depends(_principal, max_concurrency=4)]
+Authenticated = Annotated[Principal, Depends(_principal)]
 
 
 class Requires:

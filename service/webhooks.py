@@ -56,7 +56,8 @@ def _locked(webhook_id: uuid.UUID, principal: Authenticated, session: WriteSessi
 
 DeliveryNumber = Annotated[int, Path(ge=1, le=2**31 - 1, description="Number of the delivery.")]
 # Resolving a name may take seconds: ask for it before the session, whose lock others wait for.
-CheckedWebhook = Annotated[NewWebhook, Depends(_checked)]
+# Few at a time: names whose servers never answer must not take every thread.
+CheckedWebhook = Annotated[NewWebhook, Depends(_checked, max_concurrency=4)]
 LoadedWebhook = Annotated[Webhook, Depends(_loaded)]
 LockedWebhook = Annotated[Webhook, Depends(_locked)]
 

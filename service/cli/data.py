@@ -5,6 +5,8 @@ SQLAlchemy and what rests on it are imported where they are used: `amun --help` 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,14 +27,18 @@ def settings_of(data: Path | None) -> Settings:
     return Settings(data_dir=data) if data is not None else get_settings()
 
 
-def database_of(settings: Settings) -> Database:
-    """Raises schema.WrongSchema where the database is not at this release's schema."""
+@contextmanager
+def database_of(settings: Settings) -> Iterator[Database]:
+    """Its connections are closed at the end. Raises schema.WrongSchema where it is not at this release's schema."""
     from models.session import Database
     from service import schema
 
     database = Database(settings.database)
-    schema.check(database)
-    return database
+    try:
+        schema.check(database)
+        yield database
+    finally:
+        database.dispose()
 
 
 def migrated(settings: Settings) -> None:

@@ -38,7 +38,7 @@ def keys_create(
     settings = settings_of(data)
     pepper = load_or_create(settings.secrets, API_KEY_PEPPER)
     expires = now() + timedelta(days=days) if days is not None else None
-    with database_of(settings).write() as session:
+    with database_of(settings) as database, database.write() as session:
         secret = security.create_key(
             session, pepper, Role(role), application=application, label=label, expires_at=expires, actor=ACTOR
         )
@@ -53,7 +53,7 @@ def keys_list(data: DataDir = None) -> None:
     from models.base import now
     from models.records import ApiKey
 
-    with database_of(settings_of(data)).read() as session:
+    with database_of(settings_of(data)) as database, database.read() as session:
         for key in session.scalars(select(ApiKey).order_by(ApiKey.created_at)):
             state = "revoked" if key.revoked_at else "expired" if key.expires_at and key.expires_at <= now() else "live"
             owner = key.application.name if key.application else "-"
@@ -76,7 +76,7 @@ def keys_rotate(
 
     settings = settings_of(data)
     pepper = load_or_create(settings.secrets, API_KEY_PEPPER)
-    with database_of(settings).write() as session:
+    with database_of(settings) as database, database.write() as session:
         try:
             secret, old = security.rotate_key(session, pepper, key_id, timedelta(hours=overlap_hours), actor=ACTOR)
         except (security.NoSuchKey, security.KeyEnded) as error:
@@ -92,7 +92,7 @@ def keys_revoke(
     """Refuse a key from now on."""
     from service import security
 
-    with database_of(settings_of(data)).write() as session:
+    with database_of(settings_of(data)) as database, database.write() as session:
         try:
             key, new = security.revoke_key(session, key_id, actor=ACTOR)
         except security.NoSuchKey as error:
@@ -111,7 +111,7 @@ def keys_rotate_signing(data: DataDir = None) -> None:
     from models.base import now
     from models.records import SigningKey
 
-    with database_of(settings_of(data)).write() as session:
+    with database_of(settings_of(data)) as database, database.write() as session:
         live = SigningKey.retired_at.is_(None)
         retired = list(session.scalars(select(SigningKey.key_id).where(live).order_by(SigningKey.created_at)))
         session.execute(update(SigningKey).where(live).values(retired_at=now()))
@@ -131,7 +131,7 @@ def first_keys(settings: Settings) -> None:
     from service import security
 
     pepper = load_or_create(settings.secrets, API_KEY_PEPPER)
-    with database_of(settings).write() as session:
+    with database_of(settings) as database, database.write() as session:
         if session.scalar(select(ApiKey.id).limit(1)) is not None:
             return
         console.print("first start: these keys are shown once, keep them")

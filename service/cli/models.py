@@ -17,7 +17,7 @@ from service.cli.options import SHORT_LIST, All, Limit, Reason, Timeout, Watch, 
 from service.cli.output import Columns, at, details, note, print_bytes, table
 from service.cli.paths import to
 from service.cli.stopped import Deadline
-from service.cli.transfer import download, upload
+from service.cli.transfer import download, saved, upload
 from service.cli.watching import job_outcome, watch_job
 
 app = typer.Typer(no_args_is_help=True, help="Models and their versions.")
@@ -103,7 +103,8 @@ def checkpoint_of(
 ) -> None:
     """Fetch a checkpoint; its sha256 is checked, and printed."""
     version = ("versions", number) if number is not None else ()
-    print(download(api, to("models", name, *version, "checkpoint"), out))
+    sha256 = download(api, to("models", name, *version, "checkpoint"), out)
+    saved(api, out, sha256, sha256)
 
 
 @over_http(app, "release")

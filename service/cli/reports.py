@@ -18,7 +18,7 @@ from service.cli.options import SHORT_LIST, All, Limit, listed, over_http, time_
 from service.cli.output import Columns, at, console, details, moment, note, print_bytes, table
 from service.cli.paths import to
 from service.cli.stopped import Refused
-from service.cli.transfer import download
+from service.cli.transfer import download, saved
 
 app = typer.Typer(
     no_args_is_help=True, help="Audit reports: list, read, download, verify. For compliance and operators."
@@ -82,7 +82,7 @@ def download_report(
     target = evidence.folder(out) / f"report-{report_id}.{end}"
     sha256 = download(api, to("reports", report_id) + suffix, target)
     note(f"sha256 {sha256}")
-    print(target)
+    saved(api, target, sha256, str(target))
 
 
 @over_http(app, "verify", epilog=VERIFIER_EXITS)

@@ -13,6 +13,7 @@ import typer
 
 from service.cli.bars import counted
 from service.cli.client import Api
+from service.cli.output import print_json
 from service.cli.stopped import Damaged
 
 CHUNK = 1 << 20
@@ -47,10 +48,21 @@ def download(api: Api, path: str, target: Path) -> str:
                     f"What arrived has sha256 {digest.hexdigest()}, not {said[1]}: nothing was saved. Try again."
                 )
             partial.chmod(0o666 & ~_umask())  # mkstemp made it for this user alone
-            partial.replace(target)
+            try:
+                partial.replace(target)
+            except OSError as error:
+                raise typer.BadParameter(f"cannot write to {target}: {error.strerror}") from None
         finally:
             partial.unlink(missing_ok=True)
     return digest.hexdigest()
+
+
+def saved(api: Api, target: Path, sha256: str, shown: str) -> None:
+    """Where a download is: ``shown`` for people; standard output is JSON where it must be."""
+    if api.machine:
+        print_json({"file": str(target), "sha256": sha256})
+    else:
+        print(shown)
 
 
 def upload(api: Api, file: Path) -> str:

@@ -136,7 +136,10 @@ def _ranges(session: Session, status: JobStatus | None, model: str | None, kind:
         return [[]]
     of_model = []
     if model is not None:
-        of_model.append(Job.model_id == session.scalar(select(Model.id).where(Model.name == model)))
+        found = session.scalar(select(Model.id).where(Model.name == model))
+        if found is None:  # as a condition it would be IS NULL: the jobs that have no model
+            return []
+        of_model.append(Job.model_id == found)
     kinds = (kind,) if kind is not None else tuple(JobKind)
     statuses = (status,) if status is not None else tuple(JobStatus)
     return [[*of_model, Job.kind == each, Job.status == state] for each, state in product(kinds, statuses)]

@@ -35,6 +35,8 @@ class MessageType(StrEnum):
     OVERDUE = "deletion_request.overdue"
     CERTIFICATE_ISSUED = "certificate.issued"  # a new edition of a request's certificate can be fetched
     VERSION_RELEASED = "version.released"  # to every application that may erase from the model's training set
+    VERSION_QUARANTINED = "version.quarantined"  # to the same; it may have been served, or been kept back by its audit
+    MODEL_WITHDRAWN = "model.withdrawn"  # to the same: no version of the model may be used until one is released
     TEST = "webhook.test"  # sent on demand, whatever types the webhook asks for
 
 
@@ -108,11 +110,21 @@ class RequestData(Answer):
 
 
 class VersionData(Answer):
-    """`data` of `version.released`: fetch the checkpoint, and serve this version instead of the one before."""
+    """`data` of `version.released`: fetch the checkpoint, and serve this version instead of the one before.
+
+    Of `version.quarantined`: whoever serves the checkpoint with this sha256 stops; the link leads to what is served now.
+    """
 
     model: str
     version: int
     sha256: str
+    links: Links
+
+
+class ModelData(Answer):
+    """`data` of `model.withdrawn`: stop using the model, whichever version, until `version.released` tells of one."""
+
+    model: str
     links: Links
 
 
@@ -127,4 +139,4 @@ class Message(Answer):
 
     type: MessageType
     timestamp: datetime = Field(description="When it happened.")
-    data: RequestData | VersionData | WebhookData
+    data: RequestData | VersionData | ModelData | WebhookData

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 
+import pytest
 from sqlalchemy import select
 from starlette.testclient import TestClient
 
@@ -39,3 +40,9 @@ def test_without_a_dispatcher_celery_is_not_even_loaded() -> None:
     script = "import sys, service.app; print(sorted({'celery', 'torch', 'numpy', 'PIL'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", ["AMUN_WEBHOOK_CA", "AMUN_IMPORT_ROOT", "AMUN_SECRETS_DIR"])
+def test_a_path_that_is_set_to_nothing_is_not_the_working_folder(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, "")
+    assert getattr(Settings(), name.removeprefix("AMUN_").lower()) is None

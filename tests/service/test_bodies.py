@@ -9,10 +9,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
+from models.records import Role
 from models.settings import Settings
+from service.app import create_app
 from service.nesting import Nesting
+from tests.service.conftest import World
 from tests.service.sent import Headers
 
 MIB = 1 << 20
@@ -140,6 +144,35 @@ def test_other_bodies_may_not(path: str, client: TestClient, operator: Headers) 
     answer = client.post(path, headers=operator, content=b" " * (MIB + 1))
     assert answer.status_code == 413
     assert "1,048,576" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "headers", [{}, {"Authorization": "Bearer unl_000000000000_" + "A" * 43}], ids=["none", "wrong"]
+)
+def test_nothing_is_read_of_a_body_that_comes_without_a_live_key(headers: Headers, client: TestClient) -> None:
+    answer = client.post(
+        BULK[0], headers={**headers, "Content-Type": "application/json"}, content=b"{ no JSON" + b"[" * 99
+    )
+    assert answer.status_code == 401, answer.text
+    assert answer.headers["WWW-Authenticate"]
+    assert answer.json()["type"] == "urn:amun:problem:unauthenticated"
+
+
+def test_a_database_that_is_away_is_no_fault_of_the_body(
+    client: TestClient, operator: Headers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(*_: object) -> None:
+        raise OperationalError("SELECT", {}, Exception("gone"))
+
+    monkeypatch.setattr("service.security.authenticate", away)
+    assert client.post("/v1/training-sets", headers=operator, json={}).status_code == 503
+
+
+def test_a_request_with_a_body_counts_once(settings: Settings, world: World) -> None:
+    with TestClient(create_app(settings.model_copy(update={"rate_limit": "2/minute"}), dispatch=False)) as client:
+        key = world.key(Role.OPERATOR)
+        answers = [client.post("/v1/training-sets", headers=key, json={}) for _ in range(3)]
+    assert [answer.status_code for answer in answers] == [422, 422, 429]
 
 
 def test_ten_thousand_samples_fit_into_one_request(client: TestClient, shop: Headers, digits: object) -> None:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, select, update
 from starlette.testclient import TestClient
 
 from models.base import now
@@ -151,6 +151,25 @@ def test_seals_chain_every_event_and_an_altered_one_would_break_them(database: D
     altered = events[seals[2].event_id]
     altered.data = {"number": 99}
     assert seal(seals[1].hash, altered, 3) != seals[2].hash
+
+
+def test_sealing_reads_the_last_seal_and_not_the_whole_log(database: Database) -> None:
+    for number in range(5):
+        with database.write() as session:
+            record_event(session, f"event.{number}", "job", number, "test")
+    sealing.seal_events(database)
+    rows: list[int] = []
+
+    def counted(connection: Any, cursor: Any, *_: Any) -> None:
+        rows.append(cursor.rowcount)  # SQLite, which sends rows one by one, says -1
+
+    event.listen(database.engine, "after_cursor_execute", counted)
+    try:
+        sealing.seal_events(database)
+    finally:
+        event.remove(database.engine, "after_cursor_execute", counted)
+    assert rows
+    assert max(rows) <= 1
 
 
 def test_files_that_no_row_names_are_removed_and_others_stay(

@@ -12,7 +12,7 @@ from sqlalchemy import update
 from starlette.testclient import TestClient
 
 from models.base import now
-from models.records import JobKind, JobStatus, SigningKey, VersionStatus, record_event
+from models.records import Job, JobKind, JobStatus, SigningKey, VersionStatus, record_event
 from models.verify import VERIFIED, verify
 from service.sealing import seal_events
 
@@ -58,6 +58,15 @@ def test_jobs_are_filtered(
     world.model("other", "digits")
     world.job("other", JobKind.TRAIN, JobStatus.QUEUED)
     assert len(client.get("/v1/jobs", headers=operator, params=query).json()["data"]) == expected
+
+
+def test_a_model_that_nobody_has_is_not_taken_for_the_jobs_without_one(
+    client: TestClient, world: Any, digits: uuid.UUID, operator: Headers
+) -> None:
+    with world.database.write() as session:
+        session.add(Job(kind=JobKind.REGISTER, status=JobStatus.QUEUED, training_set_id=digits, seed=1))
+    assert client.get("/v1/jobs", headers=operator, params={"kind": "register"}).json()["data"]
+    assert client.get("/v1/jobs", headers=operator, params={"model": "nobody"}).json()["data"] == []
 
 
 def test_pages_follow_each_other_newest_first_without_gaps(

@@ -254,6 +254,16 @@ def test_a_page_that_looks_at_thousands_in_vain_goes_on_at_its_cursor(
     assert listed(client, shop, 1, overdue=True, sort="-received") == [overdue]
 
 
+@pytest.mark.parametrize("number", [2**31, 2**62, -1], ids=str)
+@pytest.mark.usefixtures("digits")
+def test_a_made_up_number_in_a_cursor_is_refused(number: int, client: TestClient, operator: Headers) -> None:
+    path = "/v1/models/digits-cnn/versions"
+    made_up = cursors.encode(f"{path} ", (number,))
+    answer = client.get(path, params={"cursor": made_up}, headers=operator)
+    assert answer.status_code == 422, answer.text
+    assert answer.json()["errors"] == [{"parameter": "cursor", "detail": "not given out by this list"}]
+
+
 def test_a_position_comes_back_out_of_its_cursor() -> None:
     position = (now(), new_id())
     cursor = cursors.encode("a list", position)

@@ -22,6 +22,7 @@ from models.records import (
     ErasureStatus,
     Event,
     EventSeal,
+    Model,
     VersionStatus,
     Webhook,
     WebhookDelivery,
@@ -198,6 +199,37 @@ def test_a_released_version_is_told_to_whoever_may_erase_from_its_training_set(
     ]
     assert client.get("/v1/models/digits-cnn/checkpoint", headers=shop).headers["ETag"] == f'"{version.sha256}"'
     assert told(database, others) == []
+
+
+@pytest.mark.usefixtures("digits")
+def test_who_may_erase_from_the_set_is_told_to_stop_using_what_was_taken_out_of_service(
+    client: TestClient, database: Database, shop: Headers, rival: Headers, operator: Headers
+) -> None:
+    own, others = webhook(database, "shop"), webhook(database, "rival")
+    served = client.get("/v1/models/digits-cnn/checkpoint", headers=shop).headers["ETag"].strip('"')
+    answer = client.post(
+        "/v1/models/digits-cnn/versions/1/quarantine", json={"reason": "crm-9911 complained"}, headers=operator
+    )
+    assert answer.status_code == 202, answer.text
+    assert tell(database) == 2
+    links = {"checkpoint": "/v1/models/digits-cnn/checkpoint"}
+    assert told(database, own) == [
+        ("version.quarantined", {"model": "digits-cnn", "version": 1, "sha256": served, "links": links}),
+        ("model.withdrawn", {"model": "digits-cnn", "links": links}),
+    ]
+    assert told(database, others) == []
+
+
+def test_an_event_that_an_older_release_wrote_stops_no_messages(
+    client: TestClient, database: Database, digits: uuid.UUID, shop: Headers
+) -> None:
+    own = webhook(database, "shop")
+    with database.write() as session:
+        model = session.scalars(select(Model.id)).one()
+        record_event(session, "version.quarantined", "model", model, "key:0123456789ab", version=1, reason="old")
+    posted(client, shop, {"index": 1})
+    tell(database)
+    assert types(database, own) == ["deletion_request.accepted", "deletion_request.queued"]
 
 
 @pytest.mark.usefixtures("digits")

@@ -10,9 +10,10 @@ from starlette.testclient import TestClient
 
 from models.base import now
 from models.evidence import suppression_digests
-from models.records import Role, Sample, Suppression
+from models.records import Role, Sample, Suppression, TrainingSetApplication
 from models.secrets import SUPPRESSION, load_or_create
 from models.settings import Settings
+from service import paging, security
 from service.app import create_app
 
 Headers = dict[str, str]
@@ -44,6 +45,28 @@ def forget_names(world: Any, training_set: uuid.UUID, *indices: int) -> None:
             )
             sample.key = sample.sha256 = sample.file_sha256 = sample.subject = None
             sample.erased_at = now()
+
+
+@pytest.mark.parametrize("term", [{"external_id": "crm-1"}, {"subject": "user-42"}], ids=str)
+def test_a_cursor_never_stands_at_the_request_of_another_application(
+    term: dict[str, str],
+    client: TestClient,
+    world: Any,
+    digits: uuid.UUID,
+    shop: Headers,
+    operator: Headers,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(paging, "FIRST_LOOK", 1)
+    monkeypatch.setattr(paging, "MOST_LOOKED_AT", 2)
+    for _ in range(3):
+        post(client, shop, {"subject": "user-42"}, external_id="crm-1")
+    with world.database.write() as session:
+        neighbour = security.application_named(session, "neighbour")
+        session.add(TrainingSetApplication(training_set_id=digits, application_id=neighbour.id))
+    assert len(found(client, operator, **term)) == 3
+    answer = client.post(f"{URL}/search", json={**term, "limit": 1}, headers=world.key(Role.APPLICATION, "neighbour"))
+    assert answer.json() == {"data": [], "next_cursor": None}
 
 
 def test_requests_are_found_by_the_callers_number(

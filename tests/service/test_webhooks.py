@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import re
+import threading
+import time
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -15,6 +18,8 @@ from starlette.testclient import TestClient
 from models.base import now
 from models.records import Base, DeliveryStatus, Event, Role, Webhook, WebhookAttempt, WebhookDelivery
 from models.session import Database
+from models.settings import Settings
+from service.app import create_app
 from service.schemas.webhooks import MessageType
 from service.targets import Targets
 from service.webhooks import MOST_WEBHOOKS
@@ -263,3 +268,24 @@ def test_the_documentation_says_what_a_receiver_is_posted(client: TestClient) ->
     assert set(schemas["MessageType"]["enum"]) == {each.value for each in MessageType}
     references = set(re.findall(r'"#/components/schemas/([^"]+)"', json.dumps(document)))
     assert references <= set(schemas)
+
+
+def test_names_that_take_long_to_resolve_leave_threads_to_others(settings: Settings, shop: Headers) -> None:
+    running, most, lock = 0, 0, threading.Lock()
+
+    def slow(*_: object) -> list[str]:
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.2)
+        with lock:
+            running -= 1
+        return []
+
+    with TestClient(create_app(settings, dispatch=False)) as client, ThreadPoolExecutor(12) as pool:
+        client.app.state.targets = Targets((), slow)  # type: ignore[attr-defined]
+        body = {"url": "https://hooks.example/"}
+        answers = list(pool.map(lambda _: client.post("/v1/webhooks", json=body, headers=shop), range(12)))
+    assert {answer.status_code for answer in answers} == {422}
+    assert most <= 4

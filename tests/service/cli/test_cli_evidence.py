@@ -92,7 +92,10 @@ def test_each_form_of_a_report_is_saved(
     assert done.status == 0, done.err
     content = Path(done.out.strip()).read_bytes()
     assert content.startswith(start)
-    assert f"sha256 {hashlib.sha256(content).hexdigest()}" in done.err
+    sha256 = hashlib.sha256(content).hexdigest()
+    assert f"sha256 {sha256}" in done.err
+    again = amun(compliance, "reports", "download", report, "--format", form, "--out", tmp_path, "--json")
+    assert again.json["sha256"] == sha256
 
 
 def test_a_report_is_verified_by_its_id(

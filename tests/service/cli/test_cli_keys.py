@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import httpx
@@ -41,3 +42,12 @@ def test_a_new_folder_gets_its_database(tmp_path: Path) -> None:
     assert (tmp_path / "new" / "amun.sqlite3").exists()
     again = amun(None, "migrate", "--data", tmp_path / "new")
     assert (again.status, again.out) == (0, "")
+
+
+def test_a_command_leaves_no_connection_open(tmp_path: Path) -> None:
+    data = ("--data", tmp_path / "new")
+    assert amun(None, "migrate", *data).status == 0
+    assert amun(None, "keys", "create", "--role", "operator", *data).status == 0
+    assert amun(None, "keys", "list", *data).status == 0
+    opened = [os.readlink(each) for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+    assert [each for each in opened if each.startswith(str(tmp_path))] == []

@@ -91,6 +91,19 @@ def test_a_folder_that_is_not_there_is_wrong_usage(
     assert done.status == 2
 
 
+def test_a_folder_in_the_place_of_the_file_is_wrong_usage_and_nothing_stays(
+    amun: Amun, digits: uuid.UUID, shop: Headers, tmp_path: Path
+) -> None:
+    assert amun(shop, "models", "checkpoint", "digits-cnn", "--out", tmp_path).status == 2
+    assert list(tmp_path.parent.glob(f".{tmp_path.name}.*")) == []
+
+
+def test_with_json_a_download_says_so_in_json(amun: Amun, digits: uuid.UUID, shop: Headers, tmp_path: Path) -> None:
+    out = tmp_path / "model.safetensors"
+    done = amun(shop, "models", "checkpoint", "digits-cnn", "--out", out, "--json")
+    assert done.json == {"file": str(out), "sha256": hashlib.sha256(out.read_bytes()).hexdigest()}
+
+
 def test_an_audit_is_asked_for(amun: Amun, digits: uuid.UUID, operator: Headers) -> None:
     done = amun(operator, "models", "audit", "digits-cnn", "--json")
     assert (done.status, done.json["kind"]) == (0, "audit")
