@@ -162,9 +162,7 @@ def _knowing(session: Session, request: DeletionRequest, rows: list[int]) -> lis
     for model in models:
         if model.status is ModelStatus.TRAINING:
             return None
-        unfinished = session.scalars(
-            select(Erasure.id).where(Erasure.model_id == model.id, Erasure.status.in_(holdings.UNFINISHED))
-        )
+        unfinished = select(Erasure.id).where(Erasure.model_id == model.id, Erasure.status.in_(holdings.UNFINISHED))
         if holdings.samples_of(session, unfinished) & set(rows):
             return None
         versions = session.scalars(
