@@ -22,7 +22,7 @@ class ErasureStatus(StrEnum):
     FAILED = "failed"
     ON_HOLD = "on_hold"
     CANCELLED = "cancelled"
-    NOT_APPLICABLE = "not_applicable"  # the model was retired
+    NOT_APPLICABLE = "not_applicable"  # the model was retired, or its training failed
 
 
 class Erasure(Base):

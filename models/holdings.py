@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterable
 
-from sqlalchemy import exists, or_, select
+from sqlalchemy import Select, exists, or_, select
 from sqlalchemy.orm import Session
 
 from models.deletion_request import DeletionRequest, RequestSample, RequestStatus
@@ -38,10 +38,13 @@ def lineage(session: Session, version: ModelVersion) -> list[uuid.UUID]:
     return found
 
 
-def samples_of(session: Session, erasures: Iterable[uuid.UUID]) -> set[int]:
-    """Training samples that the erasures' requests name (controls are not a model's to forget)."""
-    ids = list(erasures)
-    if not ids:
+def samples_of(session: Session, erasures: Iterable[uuid.UUID] | Select[uuid.UUID]) -> set[int]:
+    """Training samples that the erasures' requests name (controls are not a model's to forget).
+
+    ``erasures`` are ids, or the query for them: of all that a model ever finished there are more than one statement takes.
+    """
+    ids = erasures if isinstance(erasures, Select) else list(erasures)
+    if not isinstance(ids, Select) and not ids:
         return set()
     return set(
         session.scalars(
@@ -60,12 +63,10 @@ def samples_of(session: Session, erasures: Iterable[uuid.UUID]) -> set[int]:
 def forgotten(session: Session, version: ModelVersion) -> set[int]:
     """Training samples that the version or an ancestor was made to forget, or that its model was never trained on."""
     made = lineage(session, version)
-    erasures = session.scalars(
-        select(Erasure.id).where(
-            Erasure.model_id == version.model_id,
-            Erasure.version_id.in_(made),
-            Erasure.status.in_([ErasureStatus.DONE, ErasureStatus.AWAITING_RELEASE]),
-        )
+    erasures = select(Erasure.id).where(
+        Erasure.model_id == version.model_id,
+        Erasure.version_id.in_(made),
+        Erasure.status.in_([ErasureStatus.DONE, ErasureStatus.AWAITING_RELEASE]),
     )
     model = session.get_one(Model, version.model_id)
     never = set((model.training or {}).get(NEVER_TRAINED, []))
@@ -79,9 +80,7 @@ def forgotten(session: Session, version: ModelVersion) -> set[int]:
 
 def still_known(session: Session, version: ModelVersion) -> set[int]:
     """Samples that the version's model has erased and the version itself still knows: it must never be served again."""
-    finished = session.scalars(
-        select(Erasure.id).where(Erasure.model_id == version.model_id, Erasure.status == ErasureStatus.DONE)
-    )
+    finished = select(Erasure.id).where(Erasure.model_id == version.model_id, Erasure.status == ErasureStatus.DONE)
     erased = samples_of(session, finished)
     return erased - forgotten(session, version) if erased else set()
 
@@ -94,12 +93,10 @@ def forgotten_since_retraining(session: Session, version: ModelVersion) -> set[i
         if ancestor.parent_id is None or ancestor.verdict == EXACT:
             break
         recent.append(made)
-    erasures = session.scalars(
-        select(Erasure.id).where(
-            Erasure.model_id == version.model_id,
-            Erasure.version_id.in_(recent),
-            Erasure.status.in_([ErasureStatus.DONE, ErasureStatus.AWAITING_RELEASE]),
-        )
+    erasures = select(Erasure.id).where(
+        Erasure.model_id == version.model_id,
+        Erasure.version_id.in_(recent),
+        Erasure.status.in_([ErasureStatus.DONE, ErasureStatus.AWAITING_RELEASE]),
     )
     return samples_of(session, erasures)
 
@@ -109,7 +106,7 @@ def asked_to_forget(session: Session, training_set_id: uuid.UUID) -> set[int]:
 
     A retired model has nothing to forget, but what it was asked to forget is never taught to another.
     """
-    erasures = session.scalars(
+    erasures = (
         select(Erasure.id)
         .join(Model, Model.id == Erasure.model_id)
         .where(

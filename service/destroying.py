@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from sqlalchemy import exists, select, update
+from sqlalchemy import and_, exists, select, update
+from sqlalchemy.orm import Session
 
 from models import artifacts, holdings
 from models.moves import advance
-from models.records import Job, JobStatus, Model, ModelStatus, ModelVersion, VersionStatus, record_event
+from models.records import (
+    Erasure,
+    ErasureStatus,
+    Job,
+    JobStatus,
+    Model,
+    ModelStatus,
+    ModelVersion,
+    VersionStatus,
+    record_event,
+)
 from models.session import Database, current_time
 from models.settings import Settings
 
@@ -44,8 +55,35 @@ def destroy_versions(database: Database, settings: Settings) -> int:
                     method=METHOD,
                     verified=True,
                 )
+                _begin_again(session, version)
             destroyed += moved
     return destroyed
+
+
+def _begin_again(session: Session, version: ModelVersion) -> None:
+    """Nobody can release it any more: what waited for that is forgotten by another version."""
+    waited = and_(Erasure.model_id == version.model_id, Erasure.version_id == version.id)
+    again = advance(
+        session,
+        Erasure,
+        waited,
+        ErasureStatus.OPEN,
+        only_from=[ErasureStatus.AWAITING_RELEASE],
+        job_id=None,
+        version_id=None,
+        reason="the version that had forgotten them was destroyed unreleased",
+    )
+    if again:
+        record_event(
+            session,
+            "erasures.open",
+            "model",
+            version.model_id,
+            ACTOR,
+            erasures=again,
+            reason="their version was destroyed unreleased",
+            version=version.number,
+        )
 
 
 def destroy_signals(database: Database, settings: Settings) -> int:

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Iterable
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select, update
+from sqlalchemy import ColumnElement, and_, exists, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from models import artifacts, holdings
@@ -163,9 +163,7 @@ def _knowing(session: Session, request: DeletionRequest, rows: list[int]) -> lis
     for model in models:
         if model.status is ModelStatus.TRAINING:
             return None
-        unfinished = session.scalars(
-            select(Erasure.id).where(Erasure.model_id == model.id, Erasure.status.in_(holdings.UNFINISHED))
-        )
+        unfinished = select(Erasure.id).where(Erasure.model_id == model.id, Erasure.status.in_(holdings.UNFINISHED))
         if holdings.samples_of(session, unfinished) & set(rows):
             return None
         versions = session.scalars(
@@ -244,11 +242,15 @@ def _bury(session: Session, settings: Settings, request: DeletionRequest, split:
     )
     key = load_or_create(settings.secrets, SUPPRESSION)
     at = current_time(session)
-    for sample in samples:
-        if sample.erased_at is not None:
-            continue
-        for digest in suppression_digests(key, sample):
-            session.merge(Suppression(training_set_id=sample.training_set_id, digest=digest, sample_index=sample.index))
+    standing = [sample for sample in samples if sample.erased_at is None]
+    names = [
+        {"training_set_id": sample.training_set_id, "digest": digest, "sample_index": sample.index}
+        for sample in standing
+        for digest in suppression_digests(key, sample)
+    ]
+    if names:
+        session.execute(insert(Suppression), names)
+    for sample in standing:
         sample.key = sample.sha256 = sample.file_sha256 = sample.subject = None
         sample.erased_at = at
     return [sample.index for sample in samples]

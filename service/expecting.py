@@ -5,14 +5,16 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from models.parameters import Policy
-from models.records import Erasure, ErasureStatus, Job, JobKind, JobStatus, Model
+from models.records import Erasure, ErasureStatus, Job, JobKind, JobStatus, Model, ModelStatus
 from models.rehearsals import REHEARSED_WITHIN, rehearsal_failed, rehearsed
+from service import batching
 from service.schemas.previews import (
     AccuracyAnswer,
     EstimateAnswer,
@@ -118,7 +120,8 @@ def inconclusive(policy: Policy, passed: bool) -> InconclusiveAnswer:
     return InconclusiveAnswer(policy=policy.inconclusive, released=None, meaning=meaning)
 
 
-def queue(session: Session, model: Model) -> QueueAnswer:
+def queue(session: Session, model: Model, begins: bool, received: datetime, due: datetime) -> QueueAnswer:
+    """``begins``: nothing but gathering keeps the request back."""
     # Every kind by name: the index has it between model and status.
     waiting = select(Job.status).where(
         Job.model_id == model.id, Job.status.in_([JobStatus.RUNNING, JobStatus.QUEUED]), Job.kind.in_(list(JobKind))
@@ -134,7 +137,17 @@ def queue(session: Session, model: Model) -> QueueAnswer:
         running=JobStatus.RUNNING in states,
         queued=states.count(JobStatus.QUEUED),
         requests=session.scalar(select(func.count()).select_from(unbegun)) or 0,
+        starts_by=_starts_by(session, model, received, due) if begins else None,
     )
+
+
+def _starts_by(session: Session, model: Model, received: datetime, due: datetime) -> datetime | None:
+    """With one request more, received now, than wait for the model."""
+    if model.status is not ModelStatus.READY:
+        return None
+    waiting = batching.gatherings(session, [model.id]).get(model.id)
+    gathering = waiting.joined(received, due) if waiting else batching.Gathering(1, received, due)
+    return batching.starts_by(batching.of_model(model), gathering, received)
 
 
 def _nearest(jobs: Sequence[Earlier], size: int) -> tuple[Sequence[Earlier], bool]:

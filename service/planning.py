@@ -32,12 +32,13 @@ from models.settings import Settings
 from service import batching
 
 ACTOR = "dispatcher"
+GONE = {ModelStatus.RETIRED: "the model was retired", ModelStatus.FAILED: "the model's training failed"}
 
 
 def plan(database: Database, settings: Settings) -> int:
     """Make the unlearn jobs that are due; returns how many. One transaction a model."""
     _end_waiting_for_a_batch(database)
-    _excuse_retired(database)
+    _excuse_gone(database)
     with database.read() as session:
         models = list(session.scalars(select(Erasure.model_id).join(Model).where(_plannable()).distinct()))
     planned = 0
@@ -89,28 +90,32 @@ def _end_waiting_for_a_batch(database: Database) -> None:
                 record_event(session, "erasure.waited_long_enough", "erasure", erasure, ACTOR)
 
 
-def _excuse_retired(database: Database) -> None:
-    """A request that was accepted while its model was being retired would wait for ever."""
+def _excuse_gone(database: Database) -> None:
+    """What waits for a model that was retired meanwhile, or that was never made, would wait for ever.
+
+    Where the training is retried, the new model is not taught what was asked to be forgotten.
+    """
     with database.read() as session:
-        late = session.scalars(
-            select(Erasure.id)
+        late = session.execute(
+            select(Erasure.id, Model.status)
             .join(Model)
-            .where(Model.status == ModelStatus.RETIRED, Erasure.status.in_([ErasureStatus.OPEN, ErasureStatus.ON_HOLD]))
+            .where(Model.status.in_(list(GONE)), Erasure.status.in_([ErasureStatus.OPEN, ErasureStatus.ON_HOLD]))
+            .order_by(Erasure.id)
         ).all()
     if not late:
         return
     with database.write() as session:
-        for erasure in late:
+        for erasure, model in late:
             if advance(
                 session,
                 Erasure,
-                Erasure.id == erasure,
+                and_(Erasure.id == erasure, Erasure.model_id.in_(select(Model.id).where(Model.status == model))),
                 ErasureStatus.NOT_APPLICABLE,
                 only_from=[ErasureStatus.OPEN, ErasureStatus.ON_HOLD],
-                reason="the model was retired",
+                reason=GONE[model],
                 finished_at=now(),
             ):
-                record_event(session, "erasure.not_applicable", "erasure", erasure, ACTOR, reason="retired")
+                record_event(session, "erasure.not_applicable", "erasure", erasure, ACTOR, reason=model.value)
 
 
 def _plannable() -> ColumnElement[bool]:

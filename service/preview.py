@@ -86,6 +86,7 @@ def _model(
     policy = Policy.model_validate(model.policy)
     jobs = expecting.earlier_jobs(session, model)
     rehearsal = expecting.rehearsal(model, policy, size)
+    begins = approvals is not None and not any(approvals.values())
     return ModelPreview(
         model=model.name,
         status=model.status,
@@ -96,7 +97,7 @@ def _model(
         accuracy_change=expecting.accuracy_change(jobs, model, size),
         rehearsed=rehearsal,
         inconclusive=expecting.inconclusive(policy, rehearsal.passed),
-        queue=expecting.queue(session, model),
+        queue=expecting.queue(session, model, begins, asked.received_at, asked.due_at),
     )
 
 

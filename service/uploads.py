@@ -14,7 +14,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from models import artifacts
 from models.base import now
-from models.records import Model, ModelStatus, Upload, record_event
+from models.records import Model, ModelStatus, ModelVersion, Upload, record_event
 from models.session import Database, current_time
 from models.settings import Settings
 from service.errors import Conflict
@@ -79,7 +79,7 @@ def destroy_upload(database: Database, settings: Settings, sha256: str, *, actor
         upload = session.get(Upload, sha256, with_for_update=True)
         if upload is None:
             return False
-        if session.scalar(select(_models(sha256, ModelStatus.TRAINING))):
+        if session.scalar(select(_being_made(sha256))):
             raise Conflict("A model is being made of this upload: cancel its train job, or wait for its end.")
         _condemn(settings, upload)
     return _destroy(database, settings, sha256, actor, "deleted")
@@ -112,11 +112,22 @@ def _untouched(file: Path) -> bool:
 
 def _over(at: datetime, settings: Settings) -> ColumnElement[bool]:
     old = Upload.created_at < at - timedelta(hours=settings.upload_hours)
-    return and_(~_models(Upload.sha256, ModelStatus.TRAINING), or_(_models(Upload.sha256, *MADE), old))
+    return and_(~_being_made(Upload.sha256), or_(_made(), old))
 
 
-def _models(sha256: str | InstrumentedAttribute[str], *states: ModelStatus) -> ColumnElement[bool]:
-    return exists().where(Model.checkpoint == sha256, Model.status.in_(states))
+def _being_made(sha256: str | InstrumentedAttribute[str]) -> ColumnElement[bool]:
+    return exists().where(Model.checkpoint == sha256, Model.status == ModelStatus.TRAINING)
+
+
+def _made() -> ColumnElement[bool]:
+    """Whether a model was made of it since it came: sent once more, it is meant for the next one."""
+    return exists().where(
+        Model.checkpoint == Upload.sha256,
+        Model.status.in_(MADE),
+        ModelVersion.model_id == Model.id,
+        ModelVersion.parent_id.is_(None),
+        ModelVersion.created_at >= Upload.created_at,
+    )
 
 
 def _destroy_if_over(database: Database, settings: Settings, sha256: str) -> bool:
@@ -126,7 +137,7 @@ def _destroy_if_over(database: Database, settings: Settings, sha256: str) -> boo
         upload = session.scalars(select(Upload).where(*over).with_for_update()).one_or_none()
         if upload is None:  # a model is being made of it since we looked
             return False
-        used = session.scalar(select(_models(sha256, *MADE)))
+        used = session.scalar(select(_made()).where(Upload.sha256 == sha256))
         _condemn(settings, upload)
     return _destroy(database, settings, sha256, ACTOR, "a model was made of it" if used else "unused")
 

@@ -20,7 +20,7 @@ from models.session import Database, current_time
 from models.settings import Settings
 from worker import commits
 from worker.claim import Claim
-from worker.commits import Finished
+from worker.commits import Finished, Overtaken
 from worker.plan import OutputFile, Result
 from worker.reporting import Written, write_certificate, write_edition, write_report
 
@@ -31,6 +31,7 @@ PUBLISHED: dict[JobKind, tuple[str, ...]] = {
     JobKind.UNLEARN: (CHECKPOINT,),
     JobKind.AUDIT: (),
 }
+OVERTAKEN = "the version that it started from is not served any more"
 
 log = structlog.get_logger(__name__)
 
@@ -109,6 +110,11 @@ def _publish_and_commit(
             # Running as this attempt even now: then somebody asked to cancel it, and came first.
             cancelled = lifecycle.cancel(session, taken.job, taken.token, actor=taken.actor)
         log.warning("job.cancelled" if cancelled else "job.fenced", job=str(taken.job.id), token=taken.token)
+    except Overtaken:
+        artifacts.remove_folder(settings.data_dir / relative)
+        with database.write() as session:
+            lifecycle.requeue(session, taken.job, taken.token, actor=taken.actor, reason=OVERTAKEN, counted=False)
+        log.warning("job.overtaken", job=str(taken.job.id), token=taken.token)
     except Exception:
         # The commit may have happened although it was reported failed: only the row can tell.
         if not _committed(database, taken):

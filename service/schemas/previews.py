@@ -78,6 +78,10 @@ class QueueAnswer(Answer):
     running: bool = Field(description="A job of the model runs.")
     queued: int = Field(description="Jobs of the model that wait.")
     requests: int = Field(description="Requests whose erasure in this model has not begun, as far as 1,000.")
+    starts_by: datetime | None = Field(
+        description="When the model has gathered enough at the latest, if the request were sent now. Null where nothing is "
+        "gathered, where the request would be refused or needs approval first, and while the model cannot forget."
+    )
 
 
 class ModelPreview(Answer):

@@ -7,7 +7,7 @@ import uuid
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, func, select, update
 from starlette.testclient import TestClient
 
 from models import artifacts
@@ -284,3 +284,24 @@ def test_controls_wait_for_running_jobs_whose_plan_may_name_them(
     with database.write() as session:
         session.execute(update(Job).where(Job.id == job).values(status=JobStatus.SUCCEEDED))
     assert erasing.erase_controls(database, settings) == 1
+
+
+def test_ten_thousand_samples_do_not_hold_the_database(
+    client: TestClient, database: Database, settings: Settings, shop: Headers, world: World, digits: uuid.UUID
+) -> None:
+    """A statement for each name of each sample would keep every writer of SQLite out for a minute."""
+    world.files(digits)
+    forget(world, posted(client, shop, *({"index": index} for index in range(8))))
+    sent: list[str] = []
+
+    def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        sent.append(statement)
+
+    destroying.destroy_versions(database, settings)
+    event.listen(database.engine, "before_cursor_execute", note)
+    erasing.erase_samples(database, settings)
+    event.remove(database.engine, "before_cursor_execute", note)
+    assert world.zeroed("set/1/pixels.u8") == list(range(8))
+    assert len([statement for statement in sent if "suppressions" in statement]) == 1
+    with database.read() as session:
+        assert session.scalar(select(func.count()).select_from(Suppression)) == 8 * 6 + 2  # two of them show user-42

@@ -279,11 +279,53 @@ def test_what_follows_where_too_few_samples_tell_is_the_models_policy(
 def test_the_queue_tells_what_the_model_has_to_do_now(
     client: TestClient, world: Any, digits: uuid.UUID, shop: Headers
 ) -> None:
-    assert of_model(preview(client, shop, {"index": 7}))["queue"] == {"running": False, "queued": 0, "requests": 0}
+    assert of_model(preview(client, shop, {"index": 7}))["queue"] == {
+        "running": False,
+        "queued": 0,
+        "requests": 0,
+        "starts_by": None,
+    }
     world.job("digits-cnn", JobKind.UNLEARN, JobStatus.RUNNING)
     world.job("digits-cnn", JobKind.AUDIT, JobStatus.QUEUED)
     ask(client, shop, {"index": 8}, path="")
-    assert of_model(preview(client, shop, {"index": 7}))["queue"] == {"running": True, "queued": 1, "requests": 1}
+    assert of_model(preview(client, shop, {"index": 7}))["queue"] == {
+        "running": True,
+        "queued": 1,
+        "requests": 1,
+        "starts_by": None,
+    }
+
+
+def starts_by(client: TestClient, headers: Headers, *samples: dict[str, Any], **more: Any) -> datetime | None:
+    told = of_model(preview(client, headers, *samples, **more))["queue"]["starts_by"]
+    return None if told is None else datetime.fromisoformat(told)
+
+
+def test_a_model_that_gathers_tells_when_it_starts_at_the_latest_with_this_request(
+    client: TestClient, world: Any, shop: Headers, operator: Headers
+) -> None:
+    world.training_set("digits", "shop")
+    world.model(
+        "digits-cnn", "digits", batching={"mode": "gather", "requests": 2, "window_hours": 480, "margin_days": 2}
+    )
+    before = now()
+    alone = starts_by(client, shop, {"index": 7})
+    assert alone is not None
+    assert before + timedelta(hours=480) <= alone <= now() + timedelta(hours=480)
+    # LGPD: due on the fifteenth day, and two days before that is earlier than the window's end.
+    due = datetime.fromisoformat(preview(client, shop, {"index": 7}, regulation="LGPD")["due_at"])
+    assert starts_by(client, shop, {"index": 7}, regulation="LGPD") == due - timedelta(days=2)
+    most = [{"index": index} for index in range(30)]
+    assert starts_by(client, shop, *most) is None  # a person must approve it first
+    assert starts_by(client, shop, {"index": 7}, {"index": 4096}) is None  # it would be refused
+    ask(client, shop, {"index": 8}, path="")
+    second = starts_by(client, shop, {"index": 7})
+    assert second is not None
+    assert second <= now()  # enough have come
+    reason = {"reason": "out of service for a while"}
+    withdrawn = client.post("/v1/models/digits-cnn/versions/1/quarantine", headers=operator, json=reason)
+    assert withdrawn.status_code == 202
+    assert starts_by(client, shop, {"index": 7}) is None
 
 
 def test_a_request_is_due_from_when_the_person_asked(client: TestClient, digits: uuid.UUID, shop: Headers) -> None:

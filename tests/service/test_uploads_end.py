@@ -85,14 +85,29 @@ def test_an_upload_goes_once_a_model_was_made_of_it_or_unused(
     settings: Settings,
     file: Path,
 ) -> None:
-    use(world, *states)
     age(database, hours)
+    use(world, *states)
     assert uploads.destroy_uploads(database, settings) == goes
     assert (file.exists(), rows(database)) == ((False, []) if goes else (True, [SHA]))
     assert [(event.record_id, event.actor) for event in destroyed(database)] == [(SHA, "dispatcher")] * goes
     made = bool({ModelStatus.READY, ModelStatus.WITHDRAWN, ModelStatus.RETIRED} & set(states))
     assert {event.data["reason"] for event in destroyed(database)} <= {"a model was made of it" if made else "unused"}
     assert list(file.parent.iterdir()) == ([] if goes else [file])
+
+
+def test_an_upload_that_came_again_waits_for_its_next_model(
+    world: Any, digits: uuid.UUID, database: Database, settings: Settings, file: Path
+) -> None:
+    use(world, ModelStatus.READY)
+    assert uploads.destroy_uploads(database, settings) == 1
+    file.write_bytes(CONTENT)
+    uploads.enter(database, SHA, len(CONTENT), key_id="0" * 12, actor="test")
+    assert uploads.destroy_uploads(database, settings) == 0
+    assert file.exists()
+    world.model("second", "digits", ModelStatus.READY)
+    with database.write() as session:
+        session.execute(update(Model).where(Model.name == "second").values(checkpoint=SHA))
+    assert uploads.destroy_uploads(database, settings) == 1
 
 
 def test_what_is_destroyed_was_overwritten_first(database: Database, settings: Settings, file: Path) -> None:

@@ -24,13 +24,16 @@ from models.records import (
     JobKind,
     JobStatus,
     Model,
+    ModelStatus,
     ModelVersion,
     RequestStatus,
+    VersionStatus,
 )
 from models.session import Database
 from models.settings import Settings
 from service import decisions, job_decisions, planning
 from service.errors import Conflict
+from service.releases import quarantine_version, release_version
 from service.retiring import retire
 from tests.worker.test_reporting_batch import OPERATOR, Batch
 from worker import finish
@@ -233,3 +236,53 @@ def test_a_failed_batch_is_retried_with_another_seed_and_finishes(batch: Batch) 
         assert session.scalars(select(Certificate)).all() == []
         assert session.get_one(DeletionRequest, batch.requests[0]).due_at > now()
     assert isinstance(made.retry_of_id, uuid.UUID)
+
+
+def test_a_job_whose_base_is_no_longer_served_starts_again_from_what_is(batch: Batch) -> None:
+    # Kept back, and never taught what a request asks for that waits beside the batch.
+    kept_back = version(batch, VersionStatus.QUARANTINED, never_trained=batch.forget)
+    taken, folder = batch.begin()
+    with batch.database.write() as session:
+        model = session.get_one(Model, batch.models[0], with_for_update={"of": Model})
+        release_version(session, model, session.get_one(ModelVersion, kept_back), OPERATOR, "it is good enough")
+    batch.end(taken, folder)
+    assert (numbers(batch), erasures(batch)) == ([1, 2], [ErasureStatus.OPEN] * 3)
+    assert (job(batch).status, job(batch).attempts, job(batch).error) == (JobStatus.QUEUED, 0, None)
+    assert list((batch.settings.data_dir / "store").glob(f"*/{taken.job.id}.*")) == []
+    with batch.database.read() as session:
+        served = session.scalars(select(ModelVersion).where(ModelVersion.status == VersionStatus.RELEASED)).all()
+        assert kept_back in {each.id for each in served}
+
+
+def test_a_model_that_was_withdrawn_while_its_job_ran_is_not_served_again_by_it(batch: Batch) -> None:
+    taken, folder = batch.begin()
+    with batch.database.write() as session:
+        model = session.get_one(Model, batch.models[0], with_for_update={"of": Model})
+        first = session.scalars(select(ModelVersion).where(ModelVersion.model_id == model.id)).one()
+        quarantine_version(session, model, first, OPERATOR, "something is wrong with it")
+    batch.end(taken, folder)
+    assert (numbers(batch), job(batch).status) == ([1], JobStatus.QUEUED)
+    with batch.database.read() as session:
+        assert session.get_one(Model, batch.models[0]).status is ModelStatus.WITHDRAWN
+
+
+def version(batch: Batch, status: VersionStatus, **values: Any) -> uuid.UUID:
+    """Another version of the first model, made of its first."""
+    with batch.database.write() as session:
+        first = session.scalars(select(ModelVersion).where(ModelVersion.model_id == batch.models[0])).one()
+        made_by = Job(kind=JobKind.UNLEARN, status=JobStatus.SUCCEEDED, model_id=first.model_id, seed=1)
+        session.add(made_by)
+        session.flush()
+        made = ModelVersion(
+            model_id=first.model_id,
+            number=2,
+            parent_id=first.id,
+            job_id=made_by.id,
+            status=status,
+            path="store/second/checkpoint.safetensors",
+            sha256=hashlib.sha256(b"second").hexdigest(),
+            size=6,
+            **values,
+        )
+        session.add(made)
+    return made.id

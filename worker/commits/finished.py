@@ -11,6 +11,10 @@ from worker.plan import OutputFile
 from worker.reporting import Written
 
 
+class Overtaken(RuntimeError):
+    """What the job started from is not served any more: what it made knows what another version has forgotten since."""
+
+
 @dataclass(frozen=True)
 class Finished:
     """``folder`` is the staging folder; ``relative`` the place, below the data folder, of the published files."""

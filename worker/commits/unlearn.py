@@ -25,7 +25,7 @@ from models.records import (
 from models.release import release, released_version
 from worker import gate, plans
 from worker.commits.evidence import audit_report
-from worker.commits.finished import Finished
+from worker.commits.finished import Finished, Overtaken
 from worker.commits.versions import new_version
 from worker.plan import PLAN_FILE, UnlearnPlan, load_plan
 
@@ -35,16 +35,19 @@ log = structlog.get_logger(__name__)
 
 
 def unlearn(session: Session, finished: Finished) -> None:
+    """Raises Overtaken where a person has released another version, or withdrawn the model, since the job began."""
     taken, outcome = finished.taken, finished.outcome
-    model = session.get_one(Model, taken.job.model_id)
+    plan = load_plan(finished.folder / PLAN_FILE)
+    assert isinstance(plan, UnlearnPlan)  # noqa: S101 - the job's kind says so
+    model = session.get_one(Model, taken.job.model_id, with_for_update={"of": Model})
     parent = released_version(session, model)
+    if parent is None or not plan.base.path.endswith(f"/{parent.path}"):
+        raise Overtaken
     erasures = plans.forgetting(session, taken.job)
     policy = Policy.model_validate(model.policy)
     decision = gate.of_outcome(outcome, policy, plans.rehearsed(model, outcome["forget"]))
-    version = new_version(finished, parent=parent.id if parent else None, verdict=outcome["verdict"])
+    version = new_version(finished, parent=parent.id, verdict=outcome["verdict"])
     if outcome["verdict"] == holdings.EXACT:
-        plan = load_plan(finished.folder / PLAN_FILE)
-        assert isinstance(plan, UnlearnPlan)  # noqa: S101 - the job's kind says so
         everything = holdings.train_rows(session, model.training_set_id)
         version.never_trained = sorted(everything - set(plan.retain))
     session.add(version)
@@ -100,11 +103,10 @@ def _quarantine(session: Session, finished: Finished, model: Model, version: Mod
     )
 
 
-def _withdraw(session: Session, finished: Finished, model: Model, served: ModelVersion | None) -> None:
+def _withdraw(session: Session, finished: Finished, model: Model, served: ModelVersion) -> None:
     """Nothing that was tried may be released, and what is served knows what it was asked to forget."""
     reason = "every step of the ladder failed: the model is withdrawn until a person decides"
-    if served is not None:
-        advance(session, ModelVersion, ModelVersion.id == served.id, VersionStatus.QUARANTINED, reason=reason)
+    advance(session, ModelVersion, ModelVersion.id == served.id, VersionStatus.QUARANTINED, reason=reason)
     advance(session, Model, Model.id == model.id, ModelStatus.WITHDRAWN, released_number=None)
     log.error("model.withdrawn", alert=True, model=model.name, job=str(finished.taken.job.id))
     record_event(session, "model.withdrawn", "model", model.id, finished.taken.actor, reason=reason)
