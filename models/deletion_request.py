@@ -57,7 +57,7 @@ class DeletionRequest(Base):
     __table_args__ = (
         UniqueConstraint("application_id", "idempotency_key"),
         # Lists go by id within what they are filtered by, or by due date: however many are stored, a page is the end of
-        # a few ranges (service.listing), one for each status and regulation that is asked for.
+        # a few ranges (service.lists.listing), one for each status and regulation that is asked for.
         Index("ix_deletion_requests_application", "application_id", "id"),
         Index("ix_deletion_requests_status", "status", "regulation", "id"),
         Index("ix_deletion_requests_application_status", "application_id", "status", "regulation", "id"),

@@ -36,7 +36,7 @@ from service.routers import (
     webhooks,
 )
 from service.security import LOOK_UPS, KeyFirstMiddleware
-from service.targets import Targets
+from service.webhooks.targets import Targets
 
 ROUTERS = (
     training_sets.router,
@@ -122,7 +122,7 @@ def _open(app: FastAPI, settings: Settings) -> None:
     app.state.dispatcher = app.state.sender = None
     if app.state.dispatch:
         from service.dispatcher import Dispatcher  # brings Celery, which an API without a dispatcher does without
-        from service.sending import Sender
+        from service.webhooks.sending import Sender
 
         app.state.sender = Sender(database, app.state.webhook_key, app.state.targets, further_ca=settings.webhook_ca)
         app.state.dispatcher = Dispatcher(database, settings)

@@ -12,8 +12,8 @@ from sqlalchemy.orm import Session
 
 from models.parameters import Policy
 from models.records import Erasure, ErasureStatus, Model, RequestSample, Sample, Split, TrainingSet
-from service.among import among
 from service.errors import Unprocessable, pointer
+from service.lists.among import among
 from service.selectors import Found, chunks
 
 PROBE = 64  # samples looked at to see that a request leaves some of each label

@@ -27,7 +27,7 @@ from models.records import (
 )
 from models.settling import lock_requests
 from service.due import EXTENSIONS, extended
-from service.erasing import controls_are_buried
+from service.duties.erasing import controls_are_buried
 from service.errors import Conflict
 from service.security import Principal
 

@@ -17,19 +17,9 @@ from models.queue import celery_app
 from models.records import Lease
 from models.session import Database, current_time
 from models.settings import Settings
-from service import (
-    certifying,
-    destroying,
-    erasing,
-    hinting,
-    outbox,
-    planning,
-    reminding,
-    retention,
-    sealing,
-    sweeping,
-    uploads,
-)
+from service import uploads
+from service.duties import certifying, destroying, erasing, hinting, planning, reminding, retention, sealing, sweeping
+from service.webhooks import outbox
 
 LEASE = "dispatcher"
 LEASE_SECONDS = 15.0

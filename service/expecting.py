@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from models.parameters import Policy
 from models.records import Erasure, ErasureStatus, Job, JobKind, JobStatus, Model, ModelStatus
 from models.rehearsals import REHEARSED_WITHIN, rehearsal_failed, rehearsed
-from service import batching
+from service.duties import batching
 from service.schemas.previews import (
     AccuracyAnswer,
     EstimateAnswer,

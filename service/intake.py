@@ -24,10 +24,10 @@ from models.records import (
     record_event,
 )
 from models.settling import settled
-from service.among import among
 from service.asking import examine, understand
 from service.due import PERIODS
 from service.errors import Unprocessable
+from service.lists.among import among
 from service.schemas.deletion_requests import NewDeletionRequest
 from service.schemas.selectors import Outcome
 from service.security import Principal

@@ -26,7 +26,7 @@ from models.records import (
 from models.release import released_version
 from models.seeds import new_seed
 from models.settings import Settings
-from service import planning
+from service.duties import planning
 from service.errors import Conflict
 from service.security import Principal
 

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.records import DeletionRequest, NearDuplicate, RequestSample, Sample, TrainingSet
-from service.among import among
+from service.lists.among import among
 from service.selectors import chunks
 
 

@@ -23,7 +23,7 @@ from models.records import (
     Suppression,
     TrainingSet,
 )
-from service.among import among
+from service.lists.among import among
 from service.schemas.selectors import FIELDS, Outcome, Selector, SelectorOutcome
 
 VALUES_AT_ONCE = 10_000  # in one statement

@@ -21,14 +21,15 @@ from models.records import (
     RequestStatus,
     TrainingSet,
 )
-from service import batching
 from service.deps import Pepper, ReadSession, SuppressionKey, WriteSession
 from service.due import days_left, is_due_soon, is_overdue
+from service.duties import batching
 from service.errors import Conflict, NotFound, Unprocessable, responses
 from service.intake import accept, status_at_receipt
-from service.listing import Sort, Wanted, listed
+from service.lists.listing import Sort, Wanted, listed
+from service.lists.paging import Page, Paged
+from service.lists.searching import search
 from service.nearby import near_duplicates_left
-from service.paging import Page, Paged
 from service.requests import LoadedRequest, visible
 from service.routers.certificates import newest_certificate
 from service.schemas.common import NAME, Time
@@ -42,7 +43,6 @@ from service.schemas.deletion_requests import (
     RequestSummary,
 )
 from service.schemas.selectors import SelectorOutcome
-from service.searching import search
 from service.security import AsAnyone, AsApplication, Principal
 
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])

@@ -10,7 +10,7 @@ from sqlalchemy import select
 from models.chain import verify_chain
 from models.records import Event, EventSeal
 from service.deps import ReadSession
-from service.paging import Page, Paged
+from service.lists.paging import Page, Paged
 from service.schemas.events import ChainAnswer, EventAnswer, event_answer
 from service.security import AsCompliance
 

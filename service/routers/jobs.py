@@ -21,8 +21,8 @@ from service.deps import CurrentDatabase, CurrentSettings, ReadSession, WriteSes
 from service.due import days_left
 from service.errors import Conflict, NotFound, responses
 from service.following import EventStream, Follower, Streams
-from service.paging import Page, Paged
-from service.ranges import Conditions, positions
+from service.lists.paging import Page, Paged
+from service.lists.ranges import Conditions, positions
 from service.schemas.common import NAME, OptionalReason
 from service.schemas.events import EventAnswer, event_answer
 from service.schemas.jobs import JobAnswer

@@ -20,7 +20,7 @@ from service.deps import (
     WriteSession,
 )
 from service.errors import Conflict, Gone, NotFound, Unprocessable, responses
-from service.paging import Page, Paged
+from service.lists.paging import Page, Paged
 from service.registration import queue_audit, register_model
 from service.releases import quarantine_version, release_version
 from service.retiring import retire

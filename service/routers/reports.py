@@ -13,7 +13,7 @@ from models.settings import Settings
 from service.bundle import bundle
 from service.deps import CurrentSettings, ReadSession
 from service.errors import Damaged, NotFound, responses
-from service.paging import Page, Paged
+from service.lists.paging import Page, Paged
 from service.schemas.common import NAME, Time
 from service.schemas.reports import ReportAnswer
 from service.security import AsCompliance

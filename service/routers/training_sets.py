@@ -11,10 +11,10 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.records import Application, Job, Sample, TrainingSet, TrainingSetApplication, TrainingSetStatus
-from service.among import among
 from service.deps import CurrentSettings, LoadedTrainingSet, ReadSession, SuppressionKey, WriteSession
 from service.errors import Conflict, NotFound, Unprocessable, responses
-from service.paging import Page, Paged
+from service.lists.among import among
+from service.lists.paging import Page, Paged
 from service.registration import register_training_set
 from service.schemas.common import Accepted
 from service.schemas.training_sets import (

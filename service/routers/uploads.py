@@ -15,7 +15,7 @@ from models.settings import Settings
 from service import receiving, uploads
 from service.deps import CurrentDatabase, CurrentSettings, ReadSession
 from service.errors import Conflict, Incomplete, NoSpace, NotFound, TooLarge, responses
-from service.paging import Page, Paged
+from service.lists.paging import Page, Paged
 from service.schemas.uploads import UploadAnswer
 from service.security import AsOperator
 

@@ -10,10 +10,9 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.records import DeliveryStatus, Webhook, WebhookAttempt, WebhookDelivery
-from service import signatures, webhooks
 from service.deps import ReadSession, WebhookKey, WriteSession
 from service.errors import Conflict, NotFound, Unprocessable, responses
-from service.paging import Page, Paged
+from service.lists.paging import Page, Paged
 from service.schemas.webhooks import (
     AttemptAnswer,
     DeliveryAnswer,
@@ -24,7 +23,9 @@ from service.schemas.webhooks import (
     WebhookWithSecret,
 )
 from service.security import AsApplication
-from service.webhooks import CheckedWebhook, DeliveryNumber, LoadedWebhook, LockedWebhook, delivery_numbered
+from service.webhooks import registering as webhooks
+from service.webhooks import signatures
+from service.webhooks.registering import CheckedWebhook, DeliveryNumber, LoadedWebhook, LockedWebhook, delivery_numbered
 
 router = APIRouter(prefix="/v1/webhooks", tags=["webhooks"])
 messages = APIRouter(tags=["webhooks"])  # for the documentation alone: what a receiver is posted

@@ -10,9 +10,9 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from models.deletion_request import RequestStatus
 from models.erasure import ErasureStatus
-from service.cursors import LONGEST
 from service.due import PERIODS
-from service.paging import DEFAULT_ON_A_PAGE, MOST_ON_A_PAGE
+from service.lists.cursors import LONGEST
+from service.lists.paging import DEFAULT_ON_A_PAGE, MOST_ON_A_PAGE
 from service.schemas.common import Answer, Body, Details, Links, Name, ShortText, Storable, Time, no_nul
 from service.schemas.selectors import Selector, SelectorOutcome
 

@@ -16,7 +16,7 @@ import pytest
 from models.settings import Settings
 from tests.conftest import missing
 from tests.e2e.conftest import Service
-from tests.service.receiver import receiver
+from tests.service.webhooks.receiver import receiver
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "api.md"
 BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)

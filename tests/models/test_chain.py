@@ -13,7 +13,7 @@ from models import chain
 from models.chain import Bad, Chain, Head, verify_chain
 from models.records import Event, EventSeal, record_event
 from models.session import Database
-from service.sealing import seal_events
+from service.duties.sealing import seal_events
 
 EVENTS = 7
 

@@ -40,11 +40,11 @@ from models.records import (
 )
 from models.session import Database
 from models.settings import Settings
-from service import certifying, sealing, sweeping
 from service.app import create_app
 from service.bundle import bundle
+from service.duties import certifying, sealing, sweeping
 from tests.service.conftest import Headers, World
-from tests.service.test_erasing import forget, posted, rounds
+from tests.service.duties.test_erasing import forget, posted, rounds
 from tests.settled import settle_all
 from worker.claim import claim
 from worker.jobs.failures import Failed

@@ -28,8 +28,8 @@ from models.records import (
 )
 from models.session import Database
 from models.settings import Settings
-from service import hinting, planning, sealing, sweeping
 from service.dispatcher import Dispatcher
+from service.duties import hinting, planning, sealing, sweeping
 from tests.service.conftest import Headers, World
 from tests.settled import settle_all
 

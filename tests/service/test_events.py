@@ -10,7 +10,7 @@ from sqlalchemy import select, text
 from starlette.testclient import TestClient
 
 from models.records import EventSeal, record_event
-from service.sealing import seal_events
+from service.duties.sealing import seal_events
 
 Headers = dict[str, str]
 

@@ -23,8 +23,8 @@ from models.moves import advance
 from models.records import ApiKey, Job, JobKind, JobStatus, Role, record_event
 from models.settings import Settings
 from service import following
+from service.duties.sealing import seal_events
 from service.embedded import api_command, environment, free_port
-from service.sealing import seal_events
 from service.security import revoke_key
 from tests.service.serving import eventually, serving
 

@@ -25,9 +25,9 @@ from models.records import (
 )
 from models.session import Database
 from models.settings import Settings
-from service import certifying, planning, sweeping
+from service.duties import certifying, planning, sweeping
 from tests.service.conftest import Headers, World
-from tests.service.test_erasing import forget, posted
+from tests.service.duties.test_erasing import forget, posted
 from tests.settled import settle_all
 from worker.claim import claim
 

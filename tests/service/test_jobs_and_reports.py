@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from models.base import now
 from models.records import Job, JobKind, JobStatus, SigningKey, VersionStatus, record_event
 from models.verify import VERIFIED, verify
-from service.sealing import seal_events
+from service.duties.sealing import seal_events
 
 Headers = dict[str, str]
 

@@ -11,9 +11,9 @@ from models import holdings
 from models.records import Erasure, ErasureStatus, Job, JobKind, JobStatus, Model, ModelStatus, VersionStatus
 from models.session import Database
 from models.settings import Settings
-from service import planning
+from service.duties import planning
 from tests.service.conftest import Headers, World
-from tests.service.test_erasing import events, posted, request_of, rounds
+from tests.service.duties.test_erasing import events, posted, request_of, rounds
 
 
 def test_what_waited_for_a_version_that_was_destroyed_unreleased_gets_another_job(

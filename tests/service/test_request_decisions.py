@@ -23,9 +23,9 @@ from models.records import (
 )
 from models.session import Database
 from models.settings import Settings
-from service import certifying, erasing, planning
+from service.duties import certifying, erasing, planning
 from tests.service.conftest import Headers, World
-from tests.service.test_erasing import events, forget, posted, request_of
+from tests.service.duties.test_erasing import events, forget, posted, request_of
 from tests.settled import settle_all
 
 URL = "/v1/deletion-requests"

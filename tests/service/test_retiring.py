@@ -22,9 +22,9 @@ from models.records import (
 )
 from models.session import Database
 from models.settings import Settings
-from service import certifying, destroying, planning
+from service.duties import certifying, destroying, planning
 from tests.service.conftest import Headers, World
-from tests.service.test_erasing import events, forget, posted, request_of, rounds
+from tests.service.duties.test_erasing import events, forget, posted, request_of, rounds
 from tests.settled import settle_all
 from worker.claim import claim
 

@@ -16,9 +16,9 @@ from starlette.testclient import TestClient
 from models.records import Erasure, ErasureStatus, Job, JobKind, JobStatus, Model, ModelVersion
 from models.session import Database
 from models.settings import Settings
-from service import planning
+from service.duties import planning
 from tests.service.conftest import Headers, World
-from tests.service.test_erasing import posted
+from tests.service.duties.test_erasing import posted
 from tests.worker.test_tasks import children, replaying, until
 from worker import tasks
 

@@ -18,8 +18,9 @@ from models.base import now
 from models.records import Event, Model, ModelStatus, Upload
 from models.session import Database
 from models.settings import Settings
-from service import sweeping, uploads
+from service import uploads
 from service.dispatcher import Dispatcher
+from service.duties import sweeping
 
 Headers = dict[str, str]
 SHA = "ab" * 32

@@ -38,7 +38,7 @@ from models.records import (
 from models.secrets import SUPPRESSION, load_or_create
 from models.session import Database
 from models.settings import Settings
-from service import planning
+from service.duties import planning
 from tests.settled import settle_all
 from worker import finish
 from worker.claim import claim

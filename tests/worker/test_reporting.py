@@ -46,9 +46,9 @@ from models.records import (
 from models.secrets import SAMPLE_REFERENCES, load_or_create
 from models.session import Database
 from models.settings import Settings
-from service import certifying, destroying, erasing, planning, sealing
 from service.app import create_app
 from service.bundle import bundle
+from service.duties import certifying, destroying, erasing, planning, sealing
 from service.security import application_named
 from tests.service.conftest import Headers, World, digest
 from tests.settled import settle_all

@@ -41,7 +41,7 @@ from models.records import (
 from models.secrets import SAMPLE_REFERENCES, load_or_create
 from models.session import Database
 from models.settings import Settings
-from service import certifying, destroying, erasing, planning, sealing
+from service.duties import certifying, destroying, erasing, planning, sealing
 from service.releases import release_version
 from service.security import Principal
 from tests.worker.report import cases

@@ -31,7 +31,8 @@ from models.records import (
 )
 from models.session import Database
 from models.settings import Settings
-from service import decisions, job_decisions, planning
+from service import decisions, job_decisions
+from service.duties import planning
 from service.errors import Conflict
 from service.releases import quarantine_version, release_version
 from service.retiring import retire

@@ -24,7 +24,7 @@ from models.base import now
 from models.records import Event, Job, JobKind, JobStatus, Sample, TrainingSet, TrainingSetStatus
 from models.session import Database
 from models.settings import Settings
-from service import sweeping
+from service.duties import sweeping
 from worker import supervise, tasks
 from worker.claim import claim
 

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import text, update
 
 from models.records import Event, record_event
-from service.sealing import seal_events
+from service.duties.sealing import seal_events
 from tests.service.cli.conftest import Amun, at
 from tests.service.cli.contract import KEY, Contract, as_json, problem
 from tests.service.conftest import Headers, World

@@ -12,7 +12,7 @@ from sqlalchemy import update
 
 from models.base import now
 from models.records import DeletionRequest, Job, JobKind, JobStatus, record_event
-from service.sealing import seal_events
+from service.duties.sealing import seal_events
 from tests.service.cli.conftest import Amun
 from tests.service.conftest import Headers, World
 

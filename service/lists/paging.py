@@ -10,10 +10,10 @@ from pydantic import BaseModel
 from sqlalchemy import BigInteger, Integer, Row, Select
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from service import cursors
-from service.cursors import Position
 from service.errors import Unprocessable
-from service.ranges import Key, Source, beyond, ordered
+from service.lists import cursors
+from service.lists.cursors import Position
+from service.lists.ranges import Key, Source, beyond, ordered
 from service.schemas.common import MOST_ROWS
 
 Item = TypeVar("Item")

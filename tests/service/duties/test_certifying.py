@@ -15,9 +15,9 @@ from models.records import AuditReport, DeletionRequest, Job, JobKind, JobStatus
 from models.release import KnowsErased, release
 from models.session import Database
 from models.settings import Settings
-from service import certifying
+from service.duties import certifying
 from tests.service.conftest import Headers, World
-from tests.service.test_erasing import forget, posted, rounds
+from tests.service.duties.test_erasing import forget, posted, rounds
 from tests.settled import settle_all
 
 

@@ -10,11 +10,11 @@ from sqlalchemy.orm import Session
 
 from models.evidence import suppression_digest
 from models.records import DeletionRequest, RequestSample, Sample, Suppression, TrainingSet
-from service.among import among
-from service.cursors import Position
-from service.listing import KEYS, Sort, kept_by, owned
-from service.paging import Paging
-from service.ranges import Conditions, Source, positions
+from service.lists.among import among
+from service.lists.cursors import Position
+from service.lists.listing import KEYS, Sort, kept_by, owned
+from service.lists.paging import Paging
+from service.lists.ranges import Conditions, Source, positions
 from service.schemas.deletion_requests import RequestSearch
 from service.security import Principal
 from service.selectors import chunks

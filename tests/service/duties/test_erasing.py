@@ -25,7 +25,7 @@ from models.records import (
 )
 from models.session import Database
 from models.settings import Settings
-from service import destroying, erasing
+from service.duties import destroying, erasing
 from tests.service.conftest import Headers, World
 from tests.settled import settle_all
 

@@ -13,10 +13,10 @@ from starlette.testclient import TestClient
 from models.base import new_id, now
 from models.records import DeletionRequest, RequestStatus
 from models.session import Database
-from service import reminding
 from service.dispatcher import Dispatcher
+from service.duties import reminding
 from tests.service.conftest import Headers
-from tests.service.test_erasing import events, posted
+from tests.service.duties.test_erasing import events, posted
 
 
 def due(database: Database, request: str, at: datetime) -> None:

@@ -13,8 +13,9 @@ from models.evidence import suppression_digests
 from models.records import Role, Sample, Suppression, TrainingSetApplication
 from models.secrets import SUPPRESSION, load_or_create
 from models.settings import Settings
-from service import paging, security
+from service import security
 from service.app import create_app
+from service.lists import paging
 
 Headers = dict[str, str]
 URL = "/v1/deletion-requests"
@@ -175,7 +176,7 @@ def test_a_person_stands_in_no_log_line(
     def broken(*_: Any) -> None:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("service.searching._requests_of", broken)
+    monkeypatch.setattr("service.lists.searching._requests_of", broken)
     with TestClient(create_app(settings, dispatch=False)) as client:
         answer = client.post(f"{URL}/search", headers=shop, json={"subject": "user-42"})
     assert answer.status_code == 500

@@ -15,7 +15,7 @@ from sqlalchemy.orm import Session
 
 from models.records import DeliveryStatus, Webhook, WebhookDelivery
 from models.session import Database, current_time
-from service import signatures
+from service.webhooks import signatures
 
 WORKERS = 32
 # A receiver that does not answer holds a slot for as long as an attempt may take: it, its application, and all that are

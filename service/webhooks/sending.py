@@ -1,4 +1,4 @@
-"""SEND: a thread and a bounded pool that post what is due. Any process may: see `service.claiming`.
+"""SEND: a thread and a bounded pool that post what is due. Any process may: see `service.webhooks.claiming`.
 
 At least once, never exactly: a receiver may see a message again where a process died before it wrote down the answer.
 """
@@ -15,11 +15,11 @@ import structlog
 
 from models.base import now
 from models.session import Database
-from service import signatures
-from service.attempts import SCHEDULE, Outcome, record
-from service.claiming import WORKERS, Claim, give_back, take
-from service.posting import TOTAL_SECONDS, Exchange, Unanswered, tls_context
-from service.targets import RefusedTarget, Targets
+from service.webhooks import signatures
+from service.webhooks.attempts import SCHEDULE, Outcome, record
+from service.webhooks.claiming import WORKERS, Claim, give_back, take
+from service.webhooks.posting import TOTAL_SECONDS, Exchange, Unanswered, tls_context
+from service.webhooks.targets import RefusedTarget, Targets
 
 WRITERS = 4  # at a time: the pool of database connections is there for requests first
 PAUSE_SECONDS = 1.0

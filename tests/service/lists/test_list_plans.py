@@ -130,7 +130,7 @@ def test_no_list_of_requests_reads_or_sorts_all_of_them(
     role: Role, client: TestClient, world: Any, full: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # To look up two hundred of six thousand one by one does cost more than reading all: of 100,000 it does not.
-    monkeypatch.setattr("service.paging.FIRST_LOOK", 30)
+    monkeypatch.setattr("service.lists.paging.FIRST_LOOK", 30)
     headers = world.key(role, "shop" if role is Role.APPLICATION else None)
     database: Database = client.app.state.database  # type: ignore[attr-defined]
     found = {}

@@ -8,8 +8,8 @@ from ipaddress import ip_network
 import pytest
 
 from models.settings import Settings
-from service import targets
-from service.targets import RefusedTarget, Targets, system_resolver
+from service.webhooks import targets
+from service.webhooks.targets import RefusedTarget, Targets, system_resolver
 
 PUBLIC = "93.184.215.14"
 

@@ -8,7 +8,7 @@ from typing import Any
 from sqlalchemy import ColumnElement, Select, Subquery, and_, or_, select, union_all
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
-from service.cursors import Position
+from service.lists.cursors import Position
 
 Key = Sequence[InstrumentedAttribute[Any]]  # what a list is sorted by; the last column is unique
 Conditions = Sequence[ColumnElement[bool]]

@@ -1,7 +1,7 @@
 """Where webhooks may point: public addresses only, each looked at before it is connected to.
 
 A caller chooses the URL and this service connects to it from inside the operator's network. So the host is resolved here,
-every address that it has must be public, and the connection goes to exactly those addresses (`service.posting`): a name
+every address that it has must be public, and the connection goes to exactly those addresses (`service.webhooks.posting`): a name
 that means something else a moment later changes nothing.
 """
 

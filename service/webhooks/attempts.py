@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session
 from models.moves import advance
 from models.records import DeliveryStatus, Webhook, WebhookAttempt, WebhookDelivery, record_event
 from models.session import current_time
-from service.claiming import Claim
+from service.webhooks.claiming import Claim
 
 ACTOR = "dispatcher"
 MINUTE, HOUR = 60.0, 3600.0

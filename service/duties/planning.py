@@ -29,7 +29,7 @@ from models.release import released_version
 from models.seeds import new_seed
 from models.session import Database, current_time
 from models.settings import Settings
-from service import batching
+from service.duties import batching
 
 ACTOR = "dispatcher"
 GONE = {ModelStatus.RETIRED: "the model was retired", ModelStatus.FAILED: "the model's training failed"}

@@ -16,10 +16,10 @@ from models.parameters import Batching, Policy
 from models.records import DeletionRequest, Erasure, Job, JobKind, JobStatus, VersionStatus
 from models.session import Database
 from models.settings import Settings
-from service import planning
-from service.batching import Gathering, is_over, starts_by
+from service.duties import planning
+from service.duties.batching import Gathering, is_over, starts_by
 from tests.service.conftest import Headers, World
-from tests.service.test_erasing import posted
+from tests.service.duties.test_erasing import posted
 
 
 def at(text: str) -> datetime:

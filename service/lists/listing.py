@@ -18,11 +18,11 @@ from sqlalchemy.orm import Session
 from models.base import now
 from models.deletion_request import IS_LIVE, LIVE
 from models.records import DeletionRequest, Erasure, Model, RequestStatus, Role, TrainingSet
-from service.cursors import Position
 from service.due import PERIODS
 from service.errors import Unprocessable
-from service.paging import Keep, Paging
-from service.ranges import Conditions, Key, Source, positions
+from service.lists.cursors import Position
+from service.lists.paging import Keep, Paging
+from service.lists.ranges import Conditions, Key, Source, positions
 from service.security import Principal
 
 FEW = 1000  # requests of a model that are looked at one by one

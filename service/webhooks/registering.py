@@ -11,15 +11,15 @@ from sqlalchemy.orm import Session
 
 from models.records import Application, DeliveryStatus, Webhook, WebhookDelivery, record_event
 from models.session import current_time
-from service import signatures
-from service.attempts import end_pending
 from service.deps import ReadSession, WriteSession
 from service.errors import Conflict, NotFound, Unprocessable, pointer
-from service.messages import payload, trial
-from service.outbox import enqueue
 from service.schemas.webhooks import MessageType, NewWebhook
 from service.security import Authenticated, Principal
-from service.targets import RefusedTarget, Targets
+from service.webhooks import signatures
+from service.webhooks.attempts import end_pending
+from service.webhooks.messages import payload, trial
+from service.webhooks.outbox import enqueue
+from service.webhooks.targets import RefusedTarget, Targets
 
 MOST_WEBHOOKS = 20  # of one application
 

@@ -30,10 +30,10 @@ from models.records import (
 )
 from models.session import Database
 from models.settings import Settings
-from service import outbox
 from service.dispatcher import Dispatcher
-from service.outbox import fan_out
-from service.sealing import seal_events
+from service.duties.sealing import seal_events
+from service.webhooks import outbox
+from service.webhooks.outbox import fan_out
 from tests.service.conftest import Headers, World, digest
 from tests.settled import settle_all
 

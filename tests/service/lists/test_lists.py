@@ -23,7 +23,7 @@ from models.records import (
     TrainingSet,
     TrainingSetStatus,
 )
-from service import cursors
+from service.lists import cursors
 from tests.service import stored
 
 Headers = dict[str, str]
@@ -117,8 +117,8 @@ def test_requests_are_filtered_by_model_be_they_few_or_many(
     compliance: Headers,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("service.listing.FEW", few)
-    monkeypatch.setattr("service.paging.FIRST_LOOK", 1)
+    monkeypatch.setattr("service.lists.listing.FEW", few)
+    monkeypatch.setattr("service.lists.paging.FIRST_LOOK", 1)
     world.model("second", "digits")
     mine = store(world, COMPLETED)
     theirs = store(world, application="rival", due=3)
@@ -244,8 +244,8 @@ def test_a_cursor_belongs_to_one_list_in_one_order(
 def test_a_page_that_looks_at_thousands_in_vain_goes_on_at_its_cursor(
     client: TestClient, world: Any, digits: uuid.UUID, shop: Headers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.paging.FIRST_LOOK", 2)
-    monkeypatch.setattr("service.paging.MOST_LOOKED_AT", 4)
+    monkeypatch.setattr("service.lists.paging.FIRST_LOOK", 2)
+    monkeypatch.setattr("service.lists.paging.MOST_LOOKED_AT", 4)
     overdue = store(world, due=-1)
     for _ in range(9):
         store(world)

@@ -16,7 +16,7 @@ from typing import Any
 import httpcore
 import httpx
 
-from service.targets import Target
+from service.webhooks.targets import Target
 
 CONNECT_SECONDS = 5.0
 TOTAL_SECONDS = 10.0

@@ -22,14 +22,14 @@ from models.records import DeliveryStatus, Event, Role, Webhook, WebhookAttempt,
 from models.secrets import WEBHOOK_KEY, load_or_create
 from models.session import Database
 from models.settings import Settings
-from service import claiming, sending
 from service.app import create_app
-from service.attempts import JITTER, SCHEDULE, Outcome, wait_after
-from service.outbox import enqueue
-from service.sending import Sender
-from service.targets import Targets
+from service.webhooks import claiming, sending
+from service.webhooks.attempts import JITTER, SCHEDULE, Outcome, wait_after
+from service.webhooks.outbox import enqueue
+from service.webhooks.sending import Sender
+from service.webhooks.targets import Targets
 from tests.service.conftest import Headers, World
-from tests.service.receiver import Received, Receiver, receiver
+from tests.service.webhooks.receiver import Received, Receiver, receiver
 
 URL = "/v1/webhooks"
 LOOPBACK = "127.0.0.0/8"

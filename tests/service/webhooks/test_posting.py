@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from models.base import now
-from service import posting
-from service.posting import Exchange, Reply, Unanswered, UnusableAuthority, tls_context
-from service.targets import Targets
-from tests.service.receiver import Authority, Receiver, make_authority, receiver
+from service.webhooks import posting
+from service.webhooks.posting import Exchange, Reply, Unanswered, UnusableAuthority, tls_context
+from service.webhooks.targets import Targets
+from tests.service.webhooks.receiver import Authority, Receiver, make_authority, receiver
 
 LOOPBACK = [ip_network("127.0.0.0/8")]
 HOST = "hooks.example"

@@ -21,8 +21,8 @@ from models.session import Database
 from models.settings import Settings
 from service.app import create_app
 from service.schemas.webhooks import MessageType
-from service.targets import Targets
-from service.webhooks import MOST_WEBHOOKS
+from service.webhooks.registering import MOST_WEBHOOKS
+from service.webhooks.targets import Targets
 from tests.service.conftest import Headers, World
 
 URL = "/v1/webhooks"

@@ -12,7 +12,8 @@ from models.base import now
 from models.records import Application, DeliveryStatus, Webhook, WebhookAttempt, WebhookDelivery
 from models.session import Database
 from models.settings import Settings
-from service import retention, security
+from service import security
+from service.duties import retention
 
 OLD, YOUNG = timedelta(days=31), timedelta(days=29)
 

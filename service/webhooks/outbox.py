@@ -17,7 +17,7 @@ from sqlalchemy.orm import Session
 from models.base import new_id
 from models.records import Cursor, Event, EventSeal, Webhook, WebhookDelivery
 from models.session import Database, current_time
-from service.messages import TOLD, Notice, notices
+from service.webhooks.messages import TOLD, Notice, notices
 
 CURSOR = "webhooks"
 MOST_A_ROUND = 500  # events

@@ -1,0 +1,1 @@
+"""Pages of records that cost the same however many are stored."""
