@@ -6,7 +6,9 @@ Every step is repeated until the row says that it is done, and the row says so o
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import ColumnElement, and_, exists, insert, or_, select, update
@@ -21,28 +23,36 @@ from models.records import (
     Job,
     JobStatus,
     Model,
-    ModelStatus,
-    ModelVersion,
     RequestSample,
     RequestStatus,
     Sample,
     Split,
     Suppression,
     TrainingSet,
-    VersionStatus,
     record_event,
 )
 from models.secrets import SUPPRESSION, load_or_create
 from models.session import Database, current_time
 from models.settings import Settings
 from models.settling import unsettle
+from service.holders import holders_of, models_knowing
 
 ACTOR = "dispatcher"
 METHOD = "overwritten with zeros, synchronised, read back"
+REQUESTS_AT_ONCE = 500
 ENDED_WELL = (ErasureStatus.DONE, ErasureStatus.NOT_APPLICABLE)
 NAMES_NOTHING = ("control", "already_erased", "duplicate")  # outcomes of selectors: nothing with that name is left
-LIVE = (ModelStatus.TRAINING, ModelStatus.READY, ModelStatus.WITHDRAWN)
 IN_USE = "models that this request does not name were trained on them, and so need them as retained images"
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """A request that is completed, and whose training samples are still there."""
+
+    id: uuid.UUID
+    training_set_id: uuid.UUID
+    samples_kept: dict[str, Any] | None
+    samples: int = 0
 
 
 def erase_signals(database: Database, settings: Settings) -> int:
@@ -80,22 +90,38 @@ def erase_samples(database: Database, settings: Settings) -> int:
 
     Where a model that the request does not name still uses them, the row says why they are kept.
     """
-    with database.read() as session:
-        waiting = list(session.scalars(select(DeletionRequest).where(_forgotten_everywhere())))
     done = 0
-    for request in waiting:
-        with database.read() as session:
-            rows = _rows(session, request, Split.TRAIN)
-            knowing = _knowing(session, request, rows)
-        if knowing is None:
-            continue
+    for request, knowing in _waiting(database):
         if knowing:
-            _keep(database, request, rows, knowing)
+            _keep(database, request, knowing)
             continue
-        if not rows:
-            continue
-        done += _erase(database, settings, request, Split.TRAIN)
+        with database.read() as session:  # once more: the work before it took its time
+            rows = _rows(session, [request], Split.TRAIN)[request.id]
+            still = models_knowing(holders_of(session, request.training_set_id), rows)
+        if rows and still == []:
+            done += _erase(database, settings, request, Split.TRAIN)
     return done
+
+
+def _waiting(database: Database) -> list[tuple[Waiting, list[str]]]:
+    """Requests whose samples may go by now, or are kept: with the names of models that need them.
+
+    What the models of a set know is looked up once, for thousands of requests whose samples are kept are met each round.
+    """
+    found: list[tuple[Waiting, list[str]]] = []
+    with database.read() as session:
+        of_set: defaultdict[uuid.UUID, list[Waiting]] = defaultdict(list)
+        columns = (DeletionRequest.id, DeletionRequest.training_set_id, DeletionRequest.samples_kept)
+        for row in session.execute(select(*columns).where(_forgotten_everywhere()).order_by(DeletionRequest.id)):
+            of_set[row.training_set_id].append(Waiting(*row))
+        for training_set_id, requests in of_set.items():
+            holders = holders_of(session, training_set_id)
+            rows = _rows(session, requests, Split.TRAIN)
+            for request in requests:
+                knowing = models_knowing(holders, rows[request.id])
+                if rows[request.id] and knowing is not None:
+                    found.append((replace(request, samples=len(rows[request.id])), knowing))
+    return found
 
 
 def erase_controls(database: Database, settings: Settings) -> int:
@@ -139,48 +165,27 @@ def _forgotten_everywhere() -> Any:
     )
 
 
-def _rows(session: Session, request: DeletionRequest, split: Split) -> list[int]:
-    query = (
-        select(RequestSample.sample_index)
-        .join(Sample, _of_request())
-        .where(RequestSample.request_id == request.id, Sample.split == split)
-    )
-    return sorted(session.scalars(query))
+def _rows(session: Session, requests: Sequence[Waiting], split: Split) -> defaultdict[uuid.UUID, set[int]]:
+    """Rows that the requests name, by request."""
+    found: defaultdict[uuid.UUID, set[int]] = defaultdict(set)
+    for start in range(0, len(requests), REQUESTS_AT_ONCE):
+        ids = [request.id for request in requests[start : start + REQUESTS_AT_ONCE]]
+        query = (
+            select(RequestSample.request_id, RequestSample.sample_index)
+            .join(Sample, _of_request())
+            .where(RequestSample.request_id.in_(ids), Sample.split == split)
+        )
+        for request, index in session.execute(query):
+            found[request].add(index)
+    return found
 
 
 def _of_request() -> Any:
     return (RequestSample.training_set_id == Sample.training_set_id) & (RequestSample.sample_index == Sample.index)
 
 
-def _knowing(session: Session, request: DeletionRequest, rows: list[int]) -> list[str] | None:
-    """Names of live models that know some of the rows and are not asked to forget them; None: some are still at it."""
-    names: list[str] = []
-    models = session.scalars(
-        select(Model)
-        .where(Model.training_set_id == request.training_set_id, Model.status.in_(LIVE))
-        .order_by(Model.name)
-    )
-    for model in models:
-        if model.status is ModelStatus.TRAINING:
-            return None
-        unfinished = select(Erasure.id).where(Erasure.model_id == model.id, Erasure.status.in_(holdings.UNFINISHED))
-        if holdings.samples_of(session, unfinished) & set(rows):
-            return None
-        versions = session.scalars(
-            select(ModelVersion).where(
-                ModelVersion.model_id == model.id, ModelVersion.status != VersionStatus.DESTROYED
-            )
-        )
-        knowing = [version for version in versions if set(rows) - holdings.forgotten(session, version)]
-        if any(version.status is not VersionStatus.RELEASED for version in knowing):
-            return None  # about to be destroyed, or to be decided by a person
-        if knowing:
-            names.append(model.name)
-    return names
-
-
-def _keep(database: Database, request: DeletionRequest, rows: list[int], models: list[str]) -> None:
-    kept = {"samples": len(rows), "models": models, "reason": IN_USE}
+def _keep(database: Database, request: Waiting, models: list[str]) -> None:
+    kept = {"samples": request.samples, "models": models, "reason": IN_USE}
     if request.samples_kept == kept:
         return
     with database.write() as session:
@@ -188,7 +193,7 @@ def _keep(database: Database, request: DeletionRequest, rows: list[int], models:
         record_event(session, "samples.kept", "deletion_request", request.id, ACTOR, **kept)
 
 
-def _erase(database: Database, settings: Settings, request: DeletionRequest, split: Split) -> bool:
+def _erase(database: Database, settings: Settings, request: DeletionRequest | Waiting, split: Split) -> bool:
     """Tombstones first, so that no later plan uses the rows; once no running job can hold an older plan, their files."""
     with database.write() as session:
         if split is Split.CONTROL and not _still_due(session, request):
@@ -224,14 +229,14 @@ def _erase(database: Database, settings: Settings, request: DeletionRequest, spl
     return True
 
 
-def _still_due(session: Session, request: DeletionRequest) -> bool:
+def _still_due(session: Session, request: DeletionRequest | Waiting) -> bool:
     """A person may have held or cancelled it since it was read; with its row locked, nobody does."""
     session.execute(select(DeletionRequest.id).where(DeletionRequest.id == request.id).with_for_update())
     due = select(DeletionRequest.id).where(DeletionRequest.id == request.id, _controls_due())
     return session.scalar(due) is not None
 
 
-def _bury(session: Session, settings: Settings, request: DeletionRequest, split: Split) -> list[int]:
+def _bury(session: Session, settings: Settings, request: DeletionRequest | Waiting, split: Split) -> list[int]:
     """Tombstones for the request's samples; what named them stays as keyed hashes only. Returns all their rows."""
     samples = list(
         session.scalars(

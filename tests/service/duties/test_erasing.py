@@ -305,3 +305,30 @@ def test_ten_thousand_samples_do_not_hold_the_database(
     assert len([statement for statement in sent if "suppressions" in statement]) == 1
     with database.read() as session:
         assert session.scalar(select(func.count()).select_from(Suppression)) == 8 * 6 + 2  # two of them show user-42
+
+
+def test_many_requests_whose_samples_are_kept_cost_a_round_no_more_than_one(
+    client: TestClient, database: Database, settings: Settings, shop: Headers, world: World, digits: uuid.UUID
+) -> None:
+    world.model("other-cnn", "digits")
+    world.files(digits)
+    sent: list[str] = []
+
+    def note(_c: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        sent.append(statement)
+
+    def looked(*requests: str) -> int:
+        for request in requests:
+            world.finish(request, "digits-cnn", version)
+        rounds(database, settings)
+        assert {request_of(database, request).samples_kept is not None for request in requests} == {True}
+        sent.clear()
+        erasing.erase_samples(database, settings)
+        return len(sent)
+
+    version = world.version("digits-cnn", 2, VersionStatus.RELEASED, parent=1)
+    event.listen(database.engine, "before_cursor_execute", note)
+    one = looked(posted(client, shop, {"index": 7}, models=["digits-cnn"]))
+    many = looked(*(posted(client, shop, {"index": index}, models=["digits-cnn"]) for index in range(10, 20)))
+    event.remove(database.engine, "before_cursor_execute", note)
+    assert many == one
