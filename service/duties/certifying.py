@@ -149,13 +149,5 @@ def _uncertified_requests(session: Session) -> list[uuid.UUID]:
             ~overtaken,
         ),
     )
-    # Few of the many requests that are still open get as far as the computed status.
-    candidate = or_(
-        DeletionRequest.rejected_at.is_not(None),
-        DeletionRequest.controls_erased_at.is_not(None),
-        DeletionRequest.id.in_(select(Erasure.request_id).where(Erasure.status.in_(ENDED_WELL))),
-    )
-    query = select(DeletionRequest.id).where(
-        DeletionRequest.certified_at.is_(None), candidate, ended, ~_live(DeletionRequest.id)
-    )
+    query = select(DeletionRequest.id).where(DeletionRequest.certified_at.is_(None), ended, ~_live(DeletionRequest.id))
     return list(session.scalars(query.limit(MOST_A_ROUND)))

@@ -15,7 +15,7 @@ from models.records import AuditReport, DeletionRequest, Job, JobKind, JobStatus
 from models.release import KnowsErased, release
 from models.session import Database
 from models.settings import Settings
-from service.duties import certifying
+from service.duties import certifying, erasing
 from tests.service.conftest import Headers, World
 from tests.service.duties.test_erasing import forget, posted, rounds
 from tests.settled import settle_all
@@ -145,3 +145,15 @@ def test_a_version_that_knows_an_erased_sample_cannot_be_released_by_anybody(
         model = session.scalars(select(Model)).one()
         release(session, model, session.get_one(ModelVersion, kept_back.id), actor="worker:test", reason=None)
     assert client.get("/v1/models/digits-cnn/versions/3", headers=operator).json()["status"] == "released"
+
+
+def test_a_request_for_controls_that_were_erased_before_is_certified(
+    database: Database, settings: Settings, world: World, digits: uuid.UUID, shop: Headers, client: TestClient
+) -> None:
+    world.files(digits)
+    for _ in range(2):
+        asked = {"training_set": "digits", "samples": [{"index": 45}]}
+        request = client.post("/v1/deletion-requests", headers=shop, json=asked).json()
+        erasing.erase_controls(database, settings)
+    assert request["status"] == "completed"
+    assert certifying.plan_documents(database, settings) == 2

@@ -63,6 +63,12 @@ OPERATORS: list[tuple[str, dict[str, str]]] = [
 
 
 @pytest.fixture
+def empty_postgres(postgres_database: str) -> str:
+    """A database of its own: what others left behind in a reused one changes the planner's mind."""
+    return postgres_database
+
+
+@pytest.fixture
 def full(world: Any, digits: uuid.UUID) -> str:
     """Some thousands of everything, and statistics of them; returns a job that has three events."""
     world.training_set("letters", "shop")
