@@ -11,7 +11,17 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from models.moves import advance
-from models.records import Erasure, ErasureStatus, Job, JobKind, JobStatus, ModelVersion, record_event
+from models.records import (
+    Erasure,
+    ErasureStatus,
+    Job,
+    JobKind,
+    JobStatus,
+    Model,
+    ModelStatus,
+    ModelVersion,
+    record_event,
+)
 from models.session import Database, current_time
 from models.settings import Settings
 
@@ -47,6 +57,8 @@ def _claim(session: Session, settings: Settings, job_id: uuid.UUID, worker: str)
         if advance(session, Job, Job.id == job_id, JobStatus.CANCELLED, only_from=[JobStatus.QUEUED], finished_at=at):
             record_event(session, "job.cancelled", "job", job_id, f"worker:{worker}", reason="no erasure is left in it")
         return None
+    if job.kind is JobKind.UNLEARN and session.get_one(Model, job.model_id).status is not ModelStatus.READY:
+        return None  # withdrawn since it was planned: it runs once a person has released a version
     taken = advance(
         session,
         Job,

@@ -21,7 +21,20 @@ from sqlalchemy import select, update
 
 from models import artifacts
 from models.base import now
-from models.records import Event, Job, JobKind, JobStatus, Sample, TrainingSet, TrainingSetStatus
+from models.records import (
+    Application,
+    DeletionRequest,
+    Erasure,
+    Event,
+    Job,
+    JobKind,
+    JobStatus,
+    Model,
+    ModelStatus,
+    Sample,
+    TrainingSet,
+    TrainingSetStatus,
+)
 from models.session import Database
 from models.settings import Settings
 from service.duties import sweeping
@@ -272,3 +285,34 @@ def test_an_expired_lease_gives_the_job_back_twice_and_fails_it_the_third_time(
 
 def test_progress_is_written_between_heartbeats() -> None:
     assert supervise.PROGRESS_SECONDS < Settings().heartbeat_seconds < Settings().lease_seconds
+
+
+def test_a_job_of_a_withdrawn_model_waits_until_it_serves_a_version_again(
+    database: Database, settings: Settings
+) -> None:
+    with database.write() as session:
+        application, made = Application(name="shop"), TrainingSet(name="set", source={}, controls={})
+        session.add_all([application, made])
+        session.flush()
+        model = Model(
+            name="cnn", training_set_id=made.id, status=ModelStatus.WITHDRAWN, network={}, recipe={}, policy={}
+        )
+        request = DeletionRequest(
+            application_id=application.id,
+            training_set_id=made.id,
+            submitted_by="key",
+            regulation="GDPR",
+            due_at=now(),
+            fingerprint=b"",
+        )
+        session.add_all([model, request])
+        session.flush()
+        job = Job(kind=JobKind.UNLEARN, model_id=model.id, training_set_id=made.id, seed=1)
+        session.add(job)
+        session.flush()
+        session.add(Erasure(request_id=request.id, model_id=model.id, job_id=job.id))
+    assert claim(database, settings, job.id, "here") is None
+    assert look(database, job.id).status is JobStatus.QUEUED
+    with database.write() as session:
+        session.get_one(Model, model.id).status = ModelStatus.READY
+    assert claim(database, settings, job.id, "here") is not None

@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 import uvicorn
+from fastapi import FastAPI
 from typer.testing import CliRunner
 
 from models.settings import Settings
-from service.app import create_app
 from service.cli import app
+from service.limiting import RateLimits
 from tests.conftest import free_port
 from tests.service.cli.contract import Contract
 
@@ -45,10 +46,12 @@ def settings(sqlite_settings: Settings) -> Settings:
 
 
 @pytest.fixture
-def url(settings: Settings) -> Iterator[str]:
+def url(application: FastAPI, settings: Settings) -> Iterator[str]:
     """The service without its dispatcher: what happens is what a test does."""
     port = free_port()
-    config = uvicorn.Config(create_app(settings, dispatch=False), port=port, log_level="warning", lifespan="on")
+    application.state.settings = settings
+    application.state.limits = RateLimits(settings)
+    config = uvicorn.Config(application, port=port, log_level="warning", lifespan="on")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
