@@ -1,4 +1,4 @@
-"""Schemathesis against the live service, as each role, with all its checks: ``python -m tests.fuzz --seconds 30``.
+"""Schemathesis against the live service, as each role at once, with all its checks: ``python -m tests.fuzz --seconds 30``.
 
 A service of its own on loopback: API, dispatcher and a worker whose pipeline replays a recorded job, so that jobs end and
 nothing is computed. The application's run has a second application beside it that must not see what is the first one's.
@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from models.records import Role, VersionStatus
@@ -44,7 +45,9 @@ def main() -> int:
         )
         keys = _furnish(settings)
         with Embedded(settings, "127.0.0.1", free_port()) as service:
-            failed = [role for role in roles if not _fuzz(service.url, role, keys, Path(folder), arguments)]
+            with ThreadPoolExecutor(len(roles)) as together:
+                ends = together.map(lambda role: _fuzz(service.url, role, keys, Path(folder), arguments), roles)
+            failed = [role for role, well in zip(roles, ends, strict=True) if not well]
             service.watch()
     print(f"no failure as {', '.join(roles)}" if not failed else f"FAILED as {', '.join(failed)}")
     return 1 if failed else 0
@@ -97,8 +100,17 @@ def _fuzz(url: str, role: str, keys: dict[str, str], folder: Path, arguments: ar
     command += ["--max-time", str(arguments.seconds), "--checks", "all", "--continue-on-failure"]
     if arguments.seed is not None:
         command += ["--seed", str(arguments.seed)]
-    print(f"== {role}", flush=True)
-    return subprocess.run(command, cwd=folder, timeout=arguments.seconds * 3 + GRACE_SECONDS).returncode == 0
+    own = folder / role  # where it keeps what it learns from a run
+    own.mkdir()
+    done = subprocess.run(
+        command,
+        cwd=own,
+        timeout=arguments.seconds * 3 + GRACE_SECONDS,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    print(f"== {role}\n{done.stdout.decode(errors='replace')}", flush=True)
+    return done.returncode == 0
 
 
 if __name__ == "__main__":
