@@ -16,6 +16,7 @@ from sqlalchemy import select, update
 from models.base import now
 from models.parameters import Network, Recipe
 from models.records import Job, JobStatus, Model, ModelStatus, TrainingSet, TrainingSetStatus, VersionStatus
+from service.duties.sealing import seal_events
 from tests.service.cli.conftest import Amun, at
 from tests.service.cli.contract import KEY, Contract, as_json, problem
 from tests.service.conftest import Headers, World
@@ -125,6 +126,9 @@ def ended(world: World, status: JobStatus, **error: Any) -> threading.Thread:
         deadline = time.monotonic() + 60
         while not ended_now() and time.monotonic() < deadline:
             time.sleep(0.1)
+        seal_events(
+            world.database, everything=True
+        )  # as the dispatcher does: a stream ends after the last sealed event
 
     def ended_now() -> bool:
         with world.database.write() as session:
