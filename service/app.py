@@ -88,7 +88,7 @@ def create_app(settings: Settings | None = None, *, dispatch: bool = True) -> Fa
     for router in ROUTERS:
         app.include_router(router)
     app.state.methods = [
-        (route.path_regex, route.methods)
+        (route.path_regex, route.methods, "{" not in route.path)
         for router in ROUTERS
         for route in router.routes
         if isinstance(route, APIRoute)

@@ -281,6 +281,8 @@ def _on_invalid(request: Request, error: Exception) -> JSONResponse:
         if item["type"] == "json_invalid":
             place = f"byte {item['loc'][-1]}" if isinstance(item["loc"][-1], int) else "its beginning"
             return answer(_trace_id(request), Malformed(f"The body is not JSON from {place} on: send a JSON object."))
+    if request.method not in (allowed := _allowed(request)).split(", "):  # /search is no {request_id}
+        return _on_http(request, HTTPException(HTTPStatus.METHOD_NOT_ALLOWED, headers={"Allow": allowed}))
     found = [_invalid(item["loc"], item["msg"], error.body) for item in error.errors()[:MOST_ERRORS]]
     problem = Unprocessable(
         "The request does not have the form that /openapi.json describes: see errors.", errors=found
@@ -328,9 +330,9 @@ def _on_http(request: Request, error: Exception) -> JSONResponse:
 
 def _allowed(request: Request) -> str:
     """Every method of the path: the router itself knows of the first route alone that has the path."""
-    path = request.scope["path"]
-    found = [methods for pattern, methods in request.app.state.methods if pattern.match(path)]
-    return ", ".join(sorted(set().union(*found)))
+    here = [each for each in request.app.state.methods if each[0].match(request.scope["path"])]
+    named = [methods for _, methods, literal in here if literal] or [methods for _, methods, _ in here]
+    return ", ".join(sorted(set().union(*named)))
 
 
 def _on_busy(request: Request, error: Exception) -> JSONResponse:

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 
 from service.schemas.common import MOST_ROWS, Answer, Body, Digest, ShortText, Storable, exactly_one, no_nul
 
 FIELDS = ("key", "index", "sha256", "file_sha256", "subject")
+
+
+def _a_number(value: Any) -> Any:
+    """pydantic would take text and truth for numbers; 7.0 is an integer in JSON Schema, and here."""
+    if isinstance(value, str | bool):
+        raise ValueError("must be an integer")
+    return value
 
 
 class Selector(Body):
@@ -20,7 +27,9 @@ class Selector(Body):
     key: Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(no_nul), Storable] | None = (
         Field(default=None, description="Key in the training set, such as `train/00017`.")
     )
-    index: int | None = Field(default=None, ge=0, le=MOST_ROWS, strict=True, description="Row of the training set.")
+    index: Annotated[int, BeforeValidator(_a_number), Field(ge=0, le=MOST_ROWS)] | None = Field(
+        default=None, description="Row of the training set."
+    )
     sha256: Digest | None = Field(default=None, description="Of the pixels: stands for every image with them.")
     file_sha256: Digest | None = Field(default=None, description="Of the file that was registered.")
     subject: ShortText | None = Field(default=None, description="Person whose images they are: stands for all of them.")

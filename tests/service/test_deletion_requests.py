@@ -228,7 +228,7 @@ def test_an_erased_control_is_known_by_keyed_hashes_of_its_names(
         [{"key": ""}],
         [{"key": None}],
         [{"index": -1}],
-        [{"index": 1.0}],
+        [{"index": 1.5}],
         [{"index": "1"}],
         [{"index": True}],
         [{"index": 2**31}],

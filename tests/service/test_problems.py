@@ -41,7 +41,8 @@ def test_an_unknown_path_is_a_problem(client: TestClient) -> None:
 
 
 def test_an_unknown_method_is_a_problem_that_names_the_allowed_ones(client: TestClient) -> None:
-    for path, allowed in (("/v1/models", "GET, POST"), ("/v1/models/digits-cnn", "GET")):
+    named = [("/v1/models", "GET, POST"), ("/v1/models/digits-cnn", "GET"), ("/v1/deletion-requests/search", "POST")]
+    for path, allowed in named:
         answer = client.put(path)
         problem(answer, 405)
         assert answer.headers["Allow"] == allowed
@@ -59,6 +60,13 @@ def test_a_rejected_value_is_not_repeated(client: TestClient, shop: Headers) -> 
     answer = client.post("/v1/deletion-requests", headers=shop, json=body)
     problem(answer, 422)
     assert "alice" not in answer.text
+
+
+def test_a_path_with_a_name_of_its_own_is_not_taken_for_a_record(client: TestClient, operator: Headers) -> None:
+    for name in ("search", "preview"):
+        answer = client.get(f"/v1/deletion-requests/{name}", headers=operator)
+        problem(answer, 405)
+        assert answer.headers["Allow"] == "POST"
 
 
 @pytest.mark.parametrize("path", ["/v1/jobs", "/v1/models/digits-cnn", "/v1/deletion-requests"])
