@@ -27,7 +27,7 @@ class Selector(Body):
     key: Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(no_nul), Storable] | None = (
         Field(default=None, description="Key in the training set, such as `train/00017`.")
     )
-    index: Annotated[int, BeforeValidator(_a_number), Field(ge=0, le=MOST_ROWS)] | None = Field(
+    index: Annotated[int, Field(ge=0, le=MOST_ROWS), BeforeValidator(_a_number)] | None = Field(
         default=None, description="Row of the training set."
     )
     sha256: Digest | None = Field(default=None, description="Of the pixels: stands for every image with them.")
