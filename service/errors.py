@@ -1,8 +1,9 @@
 """Expected errors are small classes with a status; every answer that is not a success is RFC 9457 problem+json.
 
 Problem
-├── TooDeep            400
-├── Incomplete         400
+├── Malformed          400
+│   ├── TooDeep        400
+│   └── Incomplete     400
 ├── Unauthenticated    401
 ├── Forbidden          403
 ├── NotFound           404
