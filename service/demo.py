@@ -21,6 +21,7 @@ from models.settings import Settings
 from service import schema, security
 from service.demo_outcome import print_outcome
 from service.embedded import DidNotStart, Embedded, free_port
+from service.stopping import interruptible, pause
 
 MARKER = ".amun-demo"
 TRAINING_SET = "digits"
@@ -42,7 +43,7 @@ def run_demo(console: Console, data: Path, seed: int | None) -> int:
         schema.upgrade(settings)
         secrets = _keys(settings)
         console.print(f"[bold]AMUN demo[/bold] in {data}, seed {settings.seed}")
-        with Embedded(settings, "127.0.0.1", free_port()) as embedded:
+        with interruptible(), Embedded(settings, "127.0.0.1", free_port()) as embedded:
             passed = _main_job(console, embedded, secrets, data)
         console.print(f"\nThe whole demo took {time.monotonic() - started:.0f} s. Nothing is left running.")
         _how_to_go_on(console, data, secrets)
@@ -176,7 +177,7 @@ def _follow(progress: Progress, embedded: Embedded, operator: httpx.Client, job_
                 f"the job to {title} {job['status']}: {error.get('code')}: {error.get('detail')}; "
                 f"worker log: {embedded.log('worker')}"
             )
-        time.sleep(POLL_SECONDS)
+        pause(POLL_SECONDS)
 
 
 def _job_of(embedded: Embedded, application: httpx.Client, request_id: str) -> str:
@@ -186,7 +187,7 @@ def _job_of(embedded: Embedded, application: httpx.Client, request_id: str) -> s
         job = request["erasures"][0]["job"]
         if job is not None:
             return str(job)
-        time.sleep(POLL_SECONDS)
+        pause(POLL_SECONDS)
 
 
 def _reports(compliance: httpx.Client, data: Path) -> dict[str, Any]:
@@ -210,7 +211,7 @@ def _settled(progress: Progress, embedded: Embedded, application: httpx.Client, 
             return request
         gone = "files are gone, writing" if request["samples_erased_at"] else "files"
         progress.update(bar, doing=gone)
-        time.sleep(POLL_SECONDS)
+        pause(POLL_SECONDS)
 
 
 def _evidence(console: Console, clients: dict[Role, httpx.Client], request: dict[str, Any], data: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Knowing that the server is about to stop while it still waits for the answers that it is sending.
+"""Knowing that the server is about to stop while it still waits for the answers that it is sending, and that Ctrl-C was pressed.
 
 uvicorn tells the application only after the last answer has ended, or was cut off: streams without an end must know before.
 """
@@ -36,3 +36,31 @@ def noticed(stopping: threading.Event) -> Iterator[None]:
         stopping.set()
         for number, server in replaced.items():
             signal.signal(number, server)
+
+
+_interrupted = threading.Event()
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises KeyboardInterrupt within, as always, and again in ``pause`` where the first one was lost.
+
+    Python drops what a signal handler raises while an object is being collected: it only prints "Exception ignored in".
+    """
+
+    def pressed(number: int, frame: FrameType | None) -> None:
+        _interrupted.set()
+        raise KeyboardInterrupt
+
+    _interrupted.clear()
+    before = signal.signal(signal.SIGINT, pressed)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def pause(seconds: float) -> None:
+    """Sleep. Raises KeyboardInterrupt if Ctrl-C is pressed meanwhile, or was pressed before within ``interruptible``."""
+    if _interrupted.wait(seconds):
+        raise KeyboardInterrupt

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import Annotated
 
@@ -20,16 +19,17 @@ def up(
 ) -> None:
     """Run API and worker in one data folder until Ctrl-C. First start prints one key for each role."""
     from service.embedded import DidNotStart, Embedded
+    from service.stopping import interruptible, pause
 
     settings = settings_of(data)
     migrated(settings)
     first_keys(settings)
     try:
-        with Embedded(settings, host, port) as embedded:
+        with interruptible(), Embedded(settings, host, port) as embedded:
             console.print(f"serving on {embedded.url} (documentation: {embedded.url}/docs); Ctrl-C stops it")
             console.print(f"data and logs: {settings.data_dir}")
             while True:
-                time.sleep(1)
+                pause(1)
                 embedded.watch()
     except KeyboardInterrupt:
         console.print("stopped")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Annotated, Any, Generic, TypeVar
+from urllib.parse import quote
 
 from fastapi import Depends, Query, Request, Response
 from pydantic import BaseModel
@@ -120,7 +121,9 @@ class _Linked(Paging):
     """A list that is read by GET: the header Link tells where it begins, and where it goes on."""
 
     def __init__(self, request: Request, response: Response, limit: int, cursor: str | None) -> None:
-        super().__init__(request.url.path, limit, cursor, at={"parameter": "cursor"})
+        super().__init__(request.scope["path"], limit, cursor, at={"parameter": "cursor"})
+        # Quoted again: the scope's path is decoded, and a name in it may hold what no header can.
+        self._there = quote(request.scope["path"])
         self._url = request.url.include_query_params(limit=limit)
         self._response = response
         self._link({"first": None})
@@ -134,7 +137,7 @@ class _Linked(Paging):
             url = self._url.remove_query_params("cursor")
             url = url if cursor is None else url.include_query_params(cursor=cursor)
             # Relative to the host: behind a proxy this process does not know its own name.
-            return f"{url.path}?{url.query}"
+            return f"{self._there}?{url.query}"
 
         links = [f'<{to(cursor)}>; rel="{relation}"' for relation, cursor in places.items()]
         self._response.headers["Link"] = ", ".join(links)

@@ -50,7 +50,11 @@ def test_ctrl_c_stops_everything_the_demo_started(tmp_path: Path) -> None:
     while time.monotonic() < deadline and not any("worker.pipeline" in " ".join(p.cmdline()) for p in left_over(data)):
         time.sleep(0.2)
     os.kill(demo.pid, signal.SIGINT)
-    output, _ = demo.communicate(timeout=40)
+    try:
+        output, _ = demo.communicate(timeout=40)
+    finally:
+        demo.kill()
+        demo.wait()
     assert demo.returncode == 130
     assert b"stopped" in output
     assert left_over(data) == []

@@ -49,6 +49,8 @@ def main() -> int:
                 ends = together.map(lambda role: _fuzz(service.url, role, keys, Path(folder), arguments), roles)
             failed = [role for role, well in zip(roles, ends, strict=True) if not well]
             service.watch()
+        if failed:  # the folder goes with the logs; what the answers' trace ids stand for must not
+            print("".join(line for line in service.log("api").open() if '"level": "error"' in line))
     print(f"no failure as {', '.join(roles)}" if not failed else f"FAILED as {', '.join(failed)}")
     return 1 if failed else 0
 

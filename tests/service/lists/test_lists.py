@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from datetime import timedelta
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from sqlalchemy import select, update
@@ -287,3 +288,12 @@ def test_one_of_thousands_is_found_by_its_status(
     assert (
         len(listed(client, compliance, 200)) == len(set(listed(client, compliance, 200, training_set="digits"))) == 2000
     )
+
+
+@pytest.mark.parametrize("name", ["\N{SNOWMAN}", "\U0001d53e\x01", "a b", "a%3Fb", "a\r\nX-Other: 1", ">; rel="])
+def test_a_link_to_a_list_of_any_name_is_a_header_like_any_other(
+    client: TestClient, compliance: Headers, name: str
+) -> None:
+    path = f"/v1/models/{quote(name, safe='')}/versions"
+    answer = client.get(path, headers=compliance)
+    assert answer.status_code == 422, answer.text  # no model can have such a name

@@ -1,0 +1,36 @@
+"""Ctrl-C is noticed wherever it comes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+import pytest
+
+from service.stopping import interruptible, pause
+
+
+class PressedWhileCollected:
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        for _ in range(1000):  # the handler runs between two instructions: here, where what it raises is dropped
+            pass
+
+
+def test_ctrl_c_is_noticed_though_python_dropped_its_exception(monkeypatch: pytest.MonkeyPatch) -> None:
+    dropped: list[type[BaseException]] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda event: dropped.append(event.exc_type))
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        PressedWhileCollected()
+        assert dropped == [KeyboardInterrupt]
+        pause(60)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_ctrl_c_ends_a_pause_and_the_next_run_begins_anew() -> None:
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        os.kill(os.getpid(), signal.SIGINT)
+        pause(60)
+    with interruptible():
+        pause(0)
