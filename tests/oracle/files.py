@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 from sqlalchemy import select
@@ -156,7 +156,7 @@ def _signals(session: Session, settings: Settings, model: Model) -> Iterator[str
             yield f"signals of erased sample {index} are there in model {model.name}"
 
 
-def _rows(folder: Path, sizes: dict[str, int], rows: int) -> Iterator[str]:
+def _rows(folder: Path, sizes: dict[str, int], rows: int) -> Generator[str, None, dict[str, bytes] | None]:
     """Contents of files of fixed-size rows; as the generator's value, None where one is missing or cut."""
     contents: dict[str, bytes] = {}
     for name, size in sizes.items():
@@ -165,7 +165,7 @@ def _rows(folder: Path, sizes: dict[str, int], rows: int) -> Iterator[str]:
             yield f"{name} is missing or does not have {rows} rows: {file}"
         else:
             contents[name] = file.read_bytes()
-    return contents if len(contents) == len(sizes) else None  # type: ignore[return-value]
+    return contents if len(contents) == len(sizes) else None
 
 
 def _row(content: bytes, size: int, index: int) -> bytes:
