@@ -10,7 +10,9 @@ import uuid
 from collections.abc import Callable
 from datetime import timedelta
 
+import structlog
 from sqlalchemy import select, update
+from sqlalchemy.exc import SQLAlchemyError
 
 from models.base import now
 from models.records import (
@@ -30,6 +32,8 @@ from service import schema, security
 from tests.faults.scene import ASKED, KEYS, LONG_AGO, MODEL, POLICY, SET, Scene
 from worker import tasks
 from worker.claim import claim
+
+log = structlog.get_logger(__name__)
 
 ROLES = {"operator": Role.OPERATOR, "application": Role.APPLICATION}
 WEIGHTS = b'{"weight":{"dtype":"U8","shape":[4],"data_offsets":[0,4]}}'
@@ -96,6 +100,37 @@ def forget(scene: Scene) -> None:
             if session.scalar(done) is not None:
                 return
     raise AssertionError("the request was not forgotten")
+
+
+def ask_over_a_faulty_store(scene: Scene) -> dict[str, object]:
+    """Requests, rounds and jobs while commits fail; what fails is logged and tried again, as by all these processes."""
+    scene.client.get("/v1/health")  # opens the application's own database
+    with scene.store.over(scene.database, scene.client.app.state.database):  # type: ignore[attr-defined]
+        for number in range(3):
+            _insist(lambda number=number: scene.ask(f"image {number}", [{"key": f"train/{number:05d}"}]))
+            for _ in range(4):
+                for step in (scene.round, scene.work, scene.send):
+                    _whatever_happens(step)
+    return {"seen": dict(scene.store.seen)}
+
+
+def _insist(post: Callable[[], object], times: int = 20) -> None:
+    """A client that sends the same again under the same key until it is answered."""
+    for _ in range(times):
+        try:
+            post()
+            return
+        except AssertionError as error:
+            refused = error
+    raise refused
+
+
+def _whatever_happens(step: Callable[[], object]) -> None:
+    """The loops of dispatcher and sender, and Celery, go on after an error."""
+    try:
+        step()
+    except SQLAlchemyError:
+        log.warning("the store failed", exc_info=True)
 
 
 def hold_and_resume(scene: Scene) -> None:

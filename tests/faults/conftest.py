@@ -18,8 +18,14 @@ from tests.conftest import _administer
 from tests.faults.plays import Play, play
 from tests.service.webhooks.receiver import Receiver, receiver
 
-BEFORE = {"empty": None, "registered": "empty", "trained": "registered", "asked": "trained", "forgotten": "asked"}
-ACTS = {"empty": "open_office", "registered": "register", "trained": "train", "asked": "ask", "forgotten": "forget"}
+STAGES: dict[str, tuple[str | None, str]] = {  # the stage before, and the act that leads on from there
+    "empty": (None, "open_office"),
+    "registered": ("empty", "register"),
+    "trained": ("registered", "train"),
+    "asked": ("trained", "ask"),
+    "forgotten": ("asked", "forget"),
+    "done": ("forgotten", "go_on"),
+}
 ROWS = 40
 MEMORY = Path("/dev/shm")
 WELL_BEHAVED = replaying.command(rows=ROWS)
@@ -78,9 +84,9 @@ class Pair:
 
     def _stage(self, stage: str) -> Settings:
         if stage not in self._stages:
-            before = BEFORE[stage]
+            before, act = STAGES[stage]
             made = self._copy(self._stage(before)) if before is not None else self._new(migrated=True)
-            ended = play(Play(made, ACTS[stage], self.receiver))
+            ended = play(Play(made, act, self.receiver))
             assert ended.exitcode == 0, ended.told
             assert not ended.told, ended.told["error"]
             self._stages[stage] = made

@@ -10,20 +10,25 @@ from typing import Any
 
 from models.settings import Settings
 
-SECONDS = 60.0
+SECONDS = 300.0
 CONTEXT = multiprocessing.get_context("forkserver")
 CONTEXT.set_forkserver_preload(["tests.faults.warm", "tests.faults.acts"])
 
 
 @dataclass(frozen=True)
 class Play:
-    """An act and what it needs: ``crash`` is the point at which the process dies, ``again`` what a fresh one begins with."""
+    """An act and what it needs.
+
+    ``crash`` is the point at which the process dies; ``recovers`` has it begin as if hours had passed, and end with the
+    oracle; ``store`` is seed and rate of a store that fails.
+    """
 
     settings: Settings
     act: str
     receiver: str
     crash: str = ""
     recovers: bool = False
+    store: tuple[int, float] = (0, 0.0)
 
 
 @dataclass(frozen=True)
@@ -58,11 +63,10 @@ def _perform(what: Play, connection: Connection) -> None:
     from tests.oracle import violations
 
     try:
-        scene = Scene(what.settings, what.crash, what.receiver)
+        scene = Scene(what.settings, what.crash, what.receiver, what.store)
         if what.recovers:
             scene.later()
-        getattr(acts, what.act)(scene)
-        told: dict[str, Any] = {}
+        told: dict[str, Any] = getattr(acts, what.act)(scene) or {}
         if what.recovers:
             told = acts.states(scene) | {
                 "violations": violations(scene.database, scene.settings, scene.accepted()),

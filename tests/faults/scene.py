@@ -26,6 +26,7 @@ from service.dispatcher import Dispatcher
 from service.limiting import RateLimits
 from service.webhooks.sending import Sender
 from service.webhooks.targets import Targets
+from tests.faults.store import FaultyStore
 from tests.faults.warm import APPLICATION
 from worker import supervise
 from worker.tasks import run_job
@@ -53,11 +54,14 @@ class Restless(AssertionError):
 class Scene:
     """``crash`` is the point at which this process is killed once `arm` was called; empty: it is not.
 
-    ``receiver`` is where webhooks go.
+    ``receiver`` is where webhooks go; ``store`` are seed and rate of the faults of `store`.
     """
 
-    def __init__(self, settings: Settings, crash: str = "", receiver: str = "") -> None:
+    def __init__(
+        self, settings: Settings, crash: str = "", receiver: str = "", store: tuple[int, float] = (0, 0.0)
+    ) -> None:
         self.settings, self.crash, self.receiver = settings, crash, receiver
+        self.store = FaultyStore(*store)
         self.database = Database(settings.database)
         self.dispatcher = Dispatcher(self.database, settings)
         self.celery = celery_app(settings)
@@ -81,7 +85,7 @@ class Scene:
     def client(self) -> TestClient:
         APPLICATION.state.settings = self.settings
         APPLICATION.state.limits = RateLimits(self.settings)
-        return self._open.enter_context(TestClient(APPLICATION))
+        return self._open.enter_context(TestClient(APPLICATION, raise_server_exceptions=False))
 
     def post(self, path: str, body: Any, role: str = "operator", *also: int, **headers: str) -> dict[str, Any]:
         """The answer to a POST of a client who knows how to repeat it: 202, or a status in ``also``."""
