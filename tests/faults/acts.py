@@ -84,6 +84,13 @@ def ask_and_wait(scene: Scene) -> None:
     scene.quiet()
 
 
+def ask_for_a_control(scene: Scene) -> None:
+    """Nothing has to be unlearned for it: no model was trained on it."""
+    scene.arm()
+    scene.ask("a control", ASKED["a control"])
+    scene.quiet()
+
+
 def go_on(scene: Scene) -> None:
     scene.arm()
     scene.quiet()

@@ -48,17 +48,13 @@ class Case:
         return f"{self.point}-{self.stage}-{self.act}-{'-'.join(map(str, self.options.values()))}".rstrip("-")
 
 
-JOB = (
+ANY_JOB = (
     "claim.before_commit",
     "claim.after_commit",
     "staging.made",
     "plan.written",
     "child.started",
-    "child.ended",
     "publish.collected",
-    "finish.published",
-    "finish.before_commit",
-    "finish.after_commit",
     "staging.removed",
 )
 FILES_OF_A_JOB = ("finish.published", "finish.before_commit", "finish.after_commit")
@@ -73,17 +69,17 @@ ROUND = (
     "send.posted",
     "send.after_commit",
 )
+ERASING = ("erase.buried", "erase.overwritten", "erase.after_commit")
 AFTER_FORGETTING = (
     "destroy.file_gone",
     "destroy.after_commit",
     "signals.overwritten",
-    "erase.buried",
-    "erase.overwritten",
-    "erase.after_commit",
+    *ERASING,
     "certify.planned",
 )
 REGISTERED = {"requests": {}, "models": {}}
 TRAINED = {"requests": {}}
+A_CONTROL = {"requests": {"a control": "completed"}}
 OUT_OF_MEMORY = {"kind": "unlearn", "fail": "oom"}
 LOST = {"kind": "unlearn", "exit": 3}
 SLOW = {"kind": "unlearn", "sleep": 0.5}
@@ -94,27 +90,22 @@ CASES = [
     Case("request.after_commit", "trained", "ask_and_wait"),
     Case("request.before_commit", "asked", "hold_and_resume"),
     Case("request.after_commit", "asked", "hold_and_resume"),
-    *(Case(point) for point in JOB),
+    *(Case(point, "registered", "train", ends=TRAINED) for point in (*ANY_JOB, *FILES_OF_A_JOB, *ROUND)),
     *(Case(point, "empty", "register", ends=REGISTERED) for point in FILES_OF_A_JOB),
-    *(Case(point, "registered", "train", ends=TRAINED) for point in FILES_OF_A_JOB),
+    *(Case(point) for point in (*FILES_OF_A_JOB, "claim.after_commit", "child.ended")),
     *(Case(point, "forgotten") for point in (*FILES_OF_A_JOB, "certificate.written", "staging.removed")),
     Case("register.refused", "empty", "register", ends=REGISTERED),
     Case("report.written"),
     Case("signing.key_kept"),
     Case("finish.taken_back", act="cancel_at_the_end", again="go_on", options=SLOW, ends=CANCELLED),
-    Case("stop.before_commit", options=OUT_OF_MEMORY),
     Case("stop.after_commit", options=OUT_OF_MEMORY, ends=FAILED),
     Case("stop.before_commit", options=LOST),
     Case("stop.after_commit", options=LOST),
-    Case("stop.before_commit", act="shut_down", again="go_on", options=SLOW),
     Case("stop.after_commit", act="shut_down", again="go_on", options=SLOW),
-    *(Case(point) for point in ROUND),
     Case("sweep.after_commit", act="lose_a_worker", again="go_on"),
     Case("plan.after_model", "trained", "ask_two_models", ends={"models": {MODEL: "ready", "second": "ready"}}),
     *(Case(point, "forgotten") for point in AFTER_FORGETTING),
-    Case("erase.buried"),
-    Case("erase.overwritten"),
-    Case("erase.after_commit"),
+    *(Case(point, "trained", "ask_for_a_control", ends=A_CONTROL) for point in ERASING),
     Case("retire.signals_gone", act="retire", ends={"models": {MODEL: "retired"}}),
     Case("uploads.published", "registered", "upload", ends=REGISTERED),
     Case("uploads.condemned", "registered", "upload", again="go_on", ends=REGISTERED),
