@@ -179,6 +179,7 @@ def cancel_at_the_end(scene: Scene) -> None:
 
 def shut_down(scene: Scene) -> None:
     """SIGTERM while the pipeline runs."""
+    tasks._shutting_down = threading.Event()  # the other one is shared with every process forked beside this
     scene.arm()
     scene.round()
     thread = threading.Thread(target=_when_running, args=(scene, lambda *_: tasks._shutting_down.set()))
