@@ -7,12 +7,14 @@ import socket
 import threading
 import time
 import uuid
+from collections import Counter
 from datetime import timedelta
 
 import structlog
 from sqlalchemy import or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from models.lease import DISPATCHER, DISPATCHER_SECONDS
 from models.queue import celery_app
 from models.records import Lease
 from models.session import Database, current_time
@@ -21,8 +23,8 @@ from service import uploads
 from service.duties import certifying, destroying, erasing, hinting, planning, reminding, retention, sealing, sweeping
 from service.webhooks import outbox
 
-LEASE = "dispatcher"
-LEASE_SECONDS = 15.0
+LEASE = DISPATCHER
+LEASE_SECONDS = DISPATCHER_SECONDS
 ORPHAN_SECONDS = 30.0
 
 log = structlog.get_logger(__name__)
@@ -40,6 +42,7 @@ class Dispatcher:
         self._thread = threading.Thread(target=self._loop, name="dispatcher", daemon=True)
         self._held_until = 0.0  # monotonic
         self._orphans_at = 0.0
+        self.failures: Counter[str] = Counter()  # of duties, for the metrics
 
     def start(self) -> None:
         self._thread.start()
@@ -96,6 +99,7 @@ class Dispatcher:
         try:
             work()  # type: ignore[operator]
         except Exception:
+            self.failures[name] += 1
             log.error("dispatcher.duty_failed", duty=name, exc_info=True)
 
     def _hold_lease(self) -> bool:
