@@ -11,7 +11,7 @@ import logging
 import sys
 import traceback
 from collections.abc import Iterator
-from typing import Any, TextIO
+from typing import Any, TextIO, cast
 
 import structlog
 from structlog.types import EventDict, Processor
@@ -21,15 +21,17 @@ OURS = ("models.", "service.", "worker.")
 LIBRARIES = ("uvicorn", "uvicorn.error", "uvicorn.access", "celery", "celery.task", "celery.redirected")
 
 
-class _StandardError(logging.StreamHandler[TextIO]):
-    """Writes to what is standard error at that moment, which tests and daemons replace."""
+class _StandardError:
+    """What is standard error at that moment: tests and daemons replace it."""
 
-    def __init__(self) -> None:
-        logging.Handler.__init__(self)
+    def write(self, text: str) -> int:
+        return sys.stderr.write(text)
 
-    @property
-    def stream(self) -> TextIO:  # type: ignore[override]
-        return sys.stderr
+    def flush(self) -> None:
+        sys.stderr.flush()
+
+
+_handler = logging.StreamHandler(_StandardError())
 
 
 def configure_logging() -> None:
@@ -37,22 +39,16 @@ def configure_logging() -> None:
     structlog.configure(
         processors=[*_shared(), structlog.processors.JSONRenderer()],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast(TextIO, _StandardError())),
     )
-    handler = _StandardError()
-    handler.setFormatter(
+    _handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[_of_library, *_shared()],
-            processors=[
-                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.JSONRenderer(),
-            ],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, structlog.processors.JSONRenderer()],
         )
     )
     root = logging.getLogger()
-    for installed in [each for each in root.handlers if isinstance(each, _StandardError)]:
-        root.removeHandler(installed)
-    root.addHandler(handler)
+    root.addHandler(_handler)  # once, however often it is called
     root.setLevel(logging.INFO)
     for name in LIBRARIES:
         logger = logging.getLogger(name)

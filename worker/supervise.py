@@ -32,7 +32,7 @@ PROGRESS_SECONDS = 2.0  # progress is written at most this often between heartbe
 TERM_SECONDS = 5.0  # from SIGTERM to SIGKILL
 
 FRAME = re.compile(r'\s*File ".+", line \d+, in \S+$')
-RAISED = re.compile(r"(Fatal Python error|([A-Za-z_]\w*\.)*[A-Za-z_]\w*(Error|Exception|Interrupt|Exit|Failed))\b")
+RAISED = re.compile(r"(Fatal Python error|(\w+\.)*\w*(Error|Exception|Interrupt|Exit|Failed))\b")
 
 log = structlog.get_logger(__name__)
 

@@ -38,10 +38,10 @@ from models.records import (
 )
 from models.session import Database, current_time
 from service.due import DUE_SOON
-from service.duties.sealing import LOOK_BACK
 
 CACHE_SECONDS = 5.0  # scrapes of several servers at once are one look at the database
 ENDED = (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
+LOOK_BACK = timedelta(minutes=1)  # from the last sealed event: what is not sealed lies behind it, or was committed late
 LIVE_JOB = (JobStatus.QUEUED, JobStatus.RUNNING)
 VERDICTS = ("pass", "exact", "over_unlearned", "under_unlearned", "inconclusive", "not_audited")
 A_DAY = timedelta(days=1)
@@ -191,7 +191,7 @@ def _webhooks(session: Session, at: datetime) -> Iterator[Metric]:
 
 
 def _log(session: Session, at: datetime) -> Iterator[Metric]:
-    # The recent end alone, as the duty that seals looks at it: the whole log has millions of rows.
+    # The recent end alone, for the whole log has millions of rows.
     sealed = (
         select(Event.at).join(EventSeal, EventSeal.event_id == Event.id).order_by(EventSeal.position.desc()).limit(1)
     )
