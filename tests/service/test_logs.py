@@ -156,7 +156,9 @@ def test_no_line_quotes_the_message_of_an_unexpected_error(
         answer = client.get("/broken", params={"name": SUBJECT})
     assert answer.status_code == 500
     logged = capfd.readouterr().err
-    assert sung("\n".join(line for line in logged.splitlines() if '"httpx2"' not in line)) == []  # this test's own client
+    assert (
+        sung("\n".join(line for line in logged.splitlines() if '"httpx2"' not in line)) == []
+    )  # this test's own client
     (failed,) = (line for line in lines(logged) if line["event"] == "request.failed")
     assert failed["error"] == "KeyError"
     assert failed["trace_id"] == answer.headers["X-Trace-Id"]
@@ -172,7 +174,9 @@ def test_every_line_of_a_request_has_its_trace_id(sqlite_settings: Settings, cap
 
     with TestClient(app) as client:
         answers = [client.get("/told") for _ in range(2)]
-    of_request = [line for line in lines(capfd.readouterr().err) if line.get("logger") != "httpx2" and "trace_id" in line]
+    of_request = [
+        line for line in lines(capfd.readouterr().err) if line.get("logger") != "httpx2" and "trace_id" in line
+    ]
     for answer in answers:
         told_under = [line["event"] for line in of_request if line["trace_id"] == answer.headers["X-Trace-Id"]]
         assert told_under == ["in.the.handler", "in a library", "request.answered"]

@@ -67,7 +67,12 @@ def test_every_line_of_a_job_names_the_job_and_nobody_else(
     logged = capfd.readouterr().err
     assert CANARY not in logged
     told = lines(logged)
-    assert {line["event"] for line in told} >= {"job.claimed", "pipeline.stray_output", "pipeline.ended", "pipeline.lost"}
+    assert {line["event"] for line in told} >= {
+        "job.claimed",
+        "pipeline.stray_output",
+        "pipeline.ended",
+        "pipeline.lost",
+    }
     for line in told:
         assert (line["job"], line["kind"], line["token"]) == (str(job), "register", 1), line
     (lost,) = (line for line in told if line["event"] == "pipeline.lost")
