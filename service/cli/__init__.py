@@ -19,8 +19,8 @@ app = typer.Typer(
 decisions.add_to(requests.app)
 for command in LOCAL:
     app.command(rich_help_panel="On this machine")(command)
-for name, command in BACKUPS:
-    app.command(name, rich_help_panel="On this machine")(command)
+for title, copying in BACKUPS:
+    app.command(title, rich_help_panel="On this machine")(copying)
 app.add_typer(keys, name="keys", rich_help_panel="On this machine")
 for name, group in (
     ("requests", requests.app),

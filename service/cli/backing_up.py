@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from service.cli.data import DataDir, console, database_of, settings_of
+
+if TYPE_CHECKING:
+    from service.backups.ledger import Applied
 
 
 def backup(
@@ -74,10 +78,7 @@ def write_ledger(
         print(f"{file}: {making.write_ledger(session, file.absolute())} entries")
 
 
-def _told(applied: object) -> None:
-    from service.backups.ledger import Applied
-
-    assert isinstance(applied, Applied)  # noqa: S101 - imported late
+def _told(applied: Applied) -> None:
     print(f"ledger: {len(applied.requests)} requests are asked for again, {len(applied.keys)} keys are revoked again")
     for request in applied.without_set:
         print(f"  {request}: its training set is not in the backup. Register the set without its samples.")
@@ -85,4 +86,8 @@ def _told(applied: object) -> None:
         print(f"  {request}: was cancelled or rejected since. Do so again before the service starts its job.")
 
 
-BACKUPS = (("backup", backup), ("restore", restore), ("ledger", write_ledger))
+BACKUPS: tuple[tuple[str, Callable[..., None]], ...] = (
+    ("backup", backup),
+    ("restore", restore),
+    ("ledger", write_ledger),
+)
