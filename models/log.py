@@ -19,6 +19,7 @@ from structlog.types import EventDict, Processor
 OURS = ("models.", "service.", "worker.")
 # They bring handlers of their own, in a format of their own.
 LIBRARIES = ("uvicorn", "uvicorn.error", "uvicorn.access", "celery", "celery.task", "celery.redirected")
+CLIENTS = ("httpx", "httpx2", "httpcore")  # they have a line for each call, with its address
 
 
 class _StandardError:
@@ -57,9 +58,10 @@ def configure_logging() -> None:
         logger = logging.getLogger(name)
         logger.handlers.clear()
         logger.propagate = True
-    logging.getLogger(
-        "uvicorn.access"
-    ).disabled = True  # it quotes paths as they were sent; errors.py has a line for each
+    for name in CLIENTS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    # It quotes paths as they were sent; service/monitoring/answers.py has a line for each.
+    logging.getLogger("uvicorn.access").disabled = True
 
 
 def described(error: BaseException) -> dict[str, Any]:
