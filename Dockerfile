@@ -7,6 +7,8 @@ WORKDIR /opt/amun
 COPY pyproject.toml requirements.txt README.md ./
 
 FROM base AS service
+# `amun backup` copies PostgreSQL with its own client programs, of the version that docker-compose.yml runs.
+RUN apt-get update && apt-get install -y --no-install-recommends postgresql-client-15 && rm -rf /var/lib/apt/lists/*
 # The pinned versions without what only the worker or the tests need.
 RUN grep -vE '^(torch|torchvision|numpy|scipy|scikit-learn|matplotlib|typst|safetensors|securesystemslib|pillow|contourpy|fonttools|pypdf|pytest.*|mypy.*|ruff|hypothesis|import-linter|schemathesis|pre_commit|virtualenv)[=>]' requirements.txt > service.txt \
     && pip install -r service.txt

@@ -99,4 +99,5 @@ class Job(Base):
     eta_seconds: Mapped[float | None]
     error: Mapped[dict[str, Any] | None]  # {"code", "detail"}
     seconds: Mapped[dict[str, Any] | None]  # by phase
-    measured: Mapped[dict[str, Any] | None]  # unlearn: {"forget", "accuracy_before", "accuracy_after"}, for estimates
+    measured: Mapped[dict[str, Any] | None]  # {"peak_process_bytes", "peak_gpu_bytes"} where it ran a pipeline, and
+    # of an unlearn job, for estimates, {"forget", "accuracy_before", "accuracy_after"}

@@ -9,6 +9,9 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from models.base import Base
 
+DISPATCHER = "dispatcher"
+DISPATCHER_SECONDS = 15.0
+
 
 class Lease(Base):
     __tablename__ = "leases"

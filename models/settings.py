@@ -27,7 +27,9 @@ class Settings(BaseSettings):
     broker_url: str | None = Field(default=None, description="redis://… ; default: a folder inside the data folder.")
     secrets_dir: Path | None = Field(default=None, description="Keys, mode 0600; default: secrets/ in the data folder.")
     import_root: Path | None = Field(default=None, description="Folder sources are read from; none: only builtin sets.")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: Literal["auto", "cpu", "cuda"] = Field(
+        default="auto", description="Where jobs run; cuda: never without a GPU, auto: on one where there is one."
+    )
     threads: int | None = Field(default=None, ge=1, description="Torch threads of a job; default: torch's own choice.")
     pipeline: str | None = Field(
         default=None, description="Command of the child that runs a job; default: worker.pipeline."
@@ -42,8 +44,10 @@ class Settings(BaseSettings):
         default=24, ge=1, description="How long requests, reports and certificates are kept; printed in each."
     )
 
-    lease_seconds: float = Field(default=45, gt=0)
-    heartbeat_seconds: float = Field(default=10, gt=0)
+    lease_seconds: float = Field(
+        default=45, gt=0, description="A job whose worker is silent for so long is queued again."
+    )
+    heartbeat_seconds: float = Field(default=10, gt=0, description="How often a worker renews its job's lease.")
     dispatch_seconds: float = Field(default=1, gt=0, description="Pause between two rounds of the dispatcher.")
     job_limit_seconds: float = Field(
         default=24 * 3600, gt=0, description="A job that runs longer is stopped and fails."

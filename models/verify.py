@@ -152,8 +152,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--checkpoint", type=Path, help="the model's file, if it is not in the bundle")
     given = parser.parse_args(arguments)
-    result = verify(given.bundle, given.key, given.checkpoint)
-    print("\n".join(result.lines))
+    return tell(verify(given.bundle, given.key, given.checkpoint))
+
+
+def tell(result: Result) -> int:
+    """Print the lines; returns the exit status."""
+    try:
+        print("\n".join(result.lines), flush=True)
+    except BrokenPipeError:  # whoever read it has seen enough; the status stands. The interpreter would flush once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return result.status
 
 

@@ -9,8 +9,10 @@ from contextlib import asynccontextmanager
 from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
+from prometheus_client import CollectorRegistry
 from starlette.concurrency import run_in_threadpool
 
+from models import tracing
 from models.log import configure_logging
 from models.secrets import API_KEY_PEPPER, SUPPRESSION, WEBHOOK_KEY, load_or_create
 from models.session import Database
@@ -19,6 +21,10 @@ from service import errors, openapi, schema, stopping
 from service.body import BodyLimitMiddleware
 from service.following import Streams
 from service.limiting import RateLimits
+from service.monitoring.answers import Answers, AnswersMiddleware
+from service.monitoring.ended import Ended
+from service.monitoring.process import Process
+from service.monitoring.rows import Rows
 from service.routers import (
     certificates,
     checkpoints,
@@ -27,6 +33,7 @@ from service.routers import (
     health,
     jobs,
     jwks,
+    metrics,
     models,
     previews,
     reports,
@@ -53,6 +60,7 @@ ROUTERS = (
     webhooks.router,
     jwks.router,
     health.router,
+    metrics.router,
 )
 
 DESCRIPTION = """Makes trained image classifiers forget. An application posts a deletion request that names training
@@ -81,9 +89,12 @@ def create_app(settings: Settings | None = None, *, dispatch: bool = True) -> Fa
     app.state.settings = settings
     app.state.dispatch = dispatch
     app.state.limits = RateLimits(settings)
+    app.state.registry = CollectorRegistry()
+    app.state.answers = Answers(app.state.registry)
     app.add_middleware(KeyFirstMiddleware)
     app.add_middleware(BodyLimitMiddleware)
-    app.add_middleware(errors.TraceMiddleware)  # added last: the outermost
+    app.add_middleware(errors.TraceMiddleware)
+    app.add_middleware(AnswersMiddleware)  # added last: the outermost
     errors.add_handlers(app)
     for router in ROUTERS:
         app.include_router(router)
@@ -112,6 +123,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 
 def _open(app: FastAPI, settings: Settings) -> None:
+    tracing.start("amun-service")
     database = Database(settings.database)
     schema.check(database)
     app.state.database = database
@@ -128,14 +140,20 @@ def _open(app: FastAPI, settings: Settings) -> None:
         app.state.dispatcher = Dispatcher(database, settings)
         app.state.dispatcher.start()
         app.state.sender.start()
+    app.state.collectors = (Process(app), Rows(database), Ended(database))
+    for collector in app.state.collectors:
+        app.state.registry.register(collector)
 
 
 def _close(app: FastAPI) -> None:
+    for collector in app.state.collectors:
+        app.state.registry.unregister(collector)
     if app.state.sender is not None:
         app.state.sender.stop()
     if app.state.dispatcher is not None:
         app.state.dispatcher.stop()
     app.state.database.dispose()
+    tracing.stop()
 
 
 def _operation_id(route: APIRoute) -> str:

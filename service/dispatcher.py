@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 import uuid
+from collections import Counter
 from datetime import timedelta
 
 import structlog
@@ -14,16 +15,18 @@ from sqlalchemy import or_, select, update
 from sqlalchemy.exc import IntegrityError
 
 from models.crashes import crash_point
+from models.lease import DISPATCHER, DISPATCHER_SECONDS
 from models.queue import celery_app
 from models.records import Lease
 from models.session import Database, current_time
 from models.settings import Settings
 from service import uploads
+from service.backups import keeping
 from service.duties import certifying, destroying, erasing, hinting, planning, reminding, retention, sealing, sweeping
 from service.webhooks import outbox
 
-LEASE = "dispatcher"
-LEASE_SECONDS = 15.0
+LEASE = DISPATCHER
+LEASE_SECONDS = DISPATCHER_SECONDS
 ORPHAN_SECONDS = 30.0
 
 log = structlog.get_logger(__name__)
@@ -40,7 +43,8 @@ class Dispatcher:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="dispatcher", daemon=True)
         self._held_until = 0.0  # monotonic
-        self._orphans_at = 0.0
+        self._orphans_at = self._seldom_at = 0.0
+        self.failures: Counter[str] = Counter()  # of duties, for the metrics
 
     def start(self) -> None:
         self._thread.start()
@@ -68,21 +72,32 @@ class Dispatcher:
         self._duty("sweep", lambda: sweeping.expired_leases(self.database))
         self._duty("plan", lambda: planning.plan(self.database, self.settings))
         self._duty("hint", lambda: hinting.hint(self.database, self._celery))
+        self._duty("files", self._destroy_unless_copied)
+        self._duty("documents", lambda: certifying.plan_documents(self.database, self.settings))
+        self._duty("seal", lambda: sealing.seal_events(self.database))
+        self._duty("webhooks", lambda: outbox.fan_out(self.database))
+        if time.monotonic() >= self._seldom_at:
+            self._seldom_at = time.monotonic() + ORPHAN_SECONDS
+            self._duty("remind", lambda: reminding.remind(self.database))
+            self._duty("prune", lambda: retention.prune_webhooks(self.database, self.settings))
+
+    def _destroy_unless_copied(self) -> None:
+        with keeping.destroying(self.settings.data_dir) as allowed:
+            if allowed:
+                self._destroy()
+
+    def _destroy(self) -> None:
+        """The duties that overwrite and remove files: not while a backup copies them."""
         self._duty("destroy", lambda: destroying.destroy_versions(self.database, self.settings))
         self._duty("signals", lambda: erasing.erase_signals(self.database, self.settings))
         self._duty("controls", lambda: erasing.erase_controls(self.database, self.settings))
         self._duty("samples", lambda: erasing.erase_samples(self.database, self.settings))
         self._duty("retired", lambda: destroying.destroy_signals(self.database, self.settings))
         self._duty("uploads", lambda: uploads.destroy_uploads(self.database, self.settings))
-        self._duty("documents", lambda: certifying.plan_documents(self.database, self.settings))
-        self._duty("seal", lambda: sealing.seal_events(self.database))
-        self._duty("webhooks", lambda: outbox.fan_out(self.database))
         if time.monotonic() >= self._orphans_at:
             self._orphans_at = time.monotonic() + ORPHAN_SECONDS
-            self._duty("remind", lambda: reminding.remind(self.database))
             self._duty("orphans", lambda: sweeping.orphaned_files(self.database, self.settings))
             self._duty("strays", lambda: uploads.remove_strays(self.database, self.settings))
-            self._duty("prune", lambda: retention.prune_webhooks(self.database, self.settings))
 
     def _loop(self) -> None:
         while not self._stop.is_set():
@@ -98,6 +113,7 @@ class Dispatcher:
         try:
             work()  # type: ignore[operator]
         except Exception:
+            self.failures[name] += 1
             log.error("dispatcher.duty_failed", duty=name, exc_info=True)
 
     def _hold_lease(self) -> bool:

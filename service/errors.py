@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import math
 import re
-import traceback
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -30,12 +29,14 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, InterfaceError, OperationalError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from models import tracing
 from models.base import new_id
+from models.log import described
 
 MEDIA_TYPE = "application/problem+json"
 MOST_ERRORS = 100  # a body of 10,000 bad selectors is answered with the first ones
@@ -167,7 +168,7 @@ class TraceMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        trace_id = new_id().hex
+        trace_id = tracing.current_trace_id() or new_id().hex
         scope.setdefault("state", {})["trace_id"] = trace_id
         started = False
 
@@ -178,14 +179,15 @@ class TraceMiddleware:
                 message["headers"] = [*message["headers"], (b"x-trace-id", trace_id.encode())]
             await send(message)
 
-        try:
-            await self.app(scope, receive, traced)
-        except Exception as error:
-            log.error("request.failed", trace_id=trace_id, **_described(error))
-            if started:
-                raise
-            problem = Problem("The error was logged under the trace_id: give it to the operator.")
-            await answer(trace_id, problem)(scope, receive, traced)
+        with structlog.contextvars.bound_contextvars(trace_id=trace_id):  # in every line, of the handler's thread too
+            try:
+                await self.app(scope, receive, traced)
+            except Exception as error:
+                log.error("request.failed", **described(error))
+                if started:
+                    raise
+                problem = Problem("The error was logged under the trace_id: give it to the operator.")
+                await answer(trace_id, problem)(scope, receive, traced)
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -259,14 +261,6 @@ def document(trace_id: str, problem: Problem) -> dict[str, Any]:
     return {**as_body(problem), "trace_id": trace_id}
 
 
-def _described(error: Exception) -> dict[str, Any]:
-    """For the log. A database's own message quotes the values it refused, which may name a person."""
-    described: dict[str, Any] = {"error": type(error).__name__, "frames": traceback.format_tb(error.__traceback__)}
-    if not isinstance(error, SQLAlchemyError):
-        described["message"] = str(error)
-    return described
-
-
 def _trace_id(request: Request) -> str:
     return str(request.state.trace_id)
 
@@ -337,7 +331,7 @@ def _allowed(request: Request) -> str:
 
 
 def _on_busy(request: Request, error: Exception) -> JSONResponse:
-    log.error("database.unavailable", trace_id=_trace_id(request), **_described(error))
+    log.error("database.unavailable", **described(error))
     return answer(
         _trace_id(request),
         Unavailable("The database does not answer: nothing was changed unless a later GET shows it. Try again."),
@@ -345,7 +339,7 @@ def _on_busy(request: Request, error: Exception) -> JSONResponse:
 
 
 def _on_race(request: Request, error: Exception) -> JSONResponse:
-    log.warning("database.conflict", trace_id=_trace_id(request), **_described(error))
+    log.warning("database.conflict", **described(error))
     return answer(
         _trace_id(request), Conflict("Another request changed the same records at this moment: send it again.")
     )

@@ -36,7 +36,12 @@ LOOK_SECONDS = 0.5  # between two looks at the database; a revoked key is refuse
 KEEP_ALIVE_SECONDS = 15.0
 UNREAD_SECONDS = 30.0  # a reader that takes nothing for so long is gone
 RETRY_MILLISECONDS = 2000
+UNSEALED_SECONDS = 30.0  # how long an ended job's last events are waited for: a dispatcher seals them within seconds
 EVENTS_AT_ONCE = 200
+UNSEALED = (
+    "The job has ended, and its last events are not sealed: no dispatcher is running. GET the job to see how it ended; "
+    "connect again with Last-Event-ID for the rest of its events once one runs."
+)
 THREADS = 4  # of all streams of a process together: handlers keep the rest, and their connections
 
 log = structlog.get_logger(__name__)
@@ -159,7 +164,7 @@ async def follow(follower: Follower, streams: Streams, position: int, trace_id: 
     """The stream's bytes, from the event after ``position`` on. No transaction is open while it waits."""
     yield format_sse_event(retry=RETRY_MILLISECONDS)
     progress: JobProgress | None = None
-    last_sent = time.monotonic()
+    last_sent, over = time.monotonic(), None
     while not streams.stopping():
         try:
             seen = await to_thread.run_sync(follower.look, position, limiter=streams.threads)
@@ -175,6 +180,10 @@ async def follow(follower: Follower, streams: Streams, position: int, trace_id: 
             messages.append(_message("progress", seen.progress))
         if seen.ended is not None:
             yield b"".join([*messages, _message("end", seen.ended)])
+            return
+        over = over or (time.monotonic() if not Job.MOVES[seen.progress.status] else None)
+        if over is not None and not messages and time.monotonic() - over >= UNSEALED_SECONDS:
+            yield _problem(trace_id, Unavailable(UNSEALED))
             return
         if not messages and time.monotonic() - last_sent >= KEEP_ALIVE_SECONDS:
             messages.append(KEEPALIVE_COMMENT)

@@ -8,17 +8,15 @@ from pathlib import Path
 
 from alembic import command
 from alembic.config import Config
-from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 
+from models.revisions import HEAD, REVISIONS, WrongSchema, check, current
 from models.session import Database
 from models.settings import Settings
 
+__all__ = ["WrongSchema", "check", "expected_revision", "upgrade"]
+
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
-
-
-class WrongSchema(RuntimeError):
-    """The database has another schema than this release: run `amun migrate`."""
 
 
 def _config(url: str) -> Config:
@@ -32,26 +30,18 @@ def expected_revision() -> str | None:
     return ScriptDirectory(str(MIGRATIONS)).get_current_head()
 
 
-def current_revision(database: Database) -> str | None:
-    with database.engine.connect() as connection:
-        return MigrationContext.configure(connection).get_current_revision()
-
-
-def check(database: Database) -> None:
-    """Raises WrongSchema, naming both revisions, unless the database is at this release's head."""
-    found, wanted = current_revision(database), expected_revision()
-    if found != wanted:
-        raise WrongSchema(
-            f"the database is at {found or 'no revision'}, this release needs {wanted}: run `amun migrate`"
-        )
-
-
 def upgrade(settings: Settings) -> Path | None:
-    """Run every pending migration; returns the copy that was made of an existing SQLite file first."""
+    """Run every pending migration; returns the copy that was made of an existing SQLite file first.
+
+    Raises WrongSchema where a newer release has migrated the database.
+    """
     settings.data_dir.mkdir(parents=True, exist_ok=True)
     database = Database(settings.database)
     try:
-        pending = current_revision(database) != expected_revision()
+        found = current(database)
+        pending = found != HEAD
+        if found is not None and found not in REVISIONS:
+            check(database)
     finally:
         database.dispose()
     copy = _copy_sqlite(settings) if pending else None

@@ -238,6 +238,26 @@ def _looked_up(request: Request, token: str) -> Principal:
 Authenticated = Annotated[Principal, Depends(_principal)]
 
 
+# A proxy on this host connects from it too, and says in one of these for whom.
+FORWARDED = ("forwarded", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "x-real-ip", "via")
+THIS_HOST = ("127.0.0.1", "localhost", "::1")
+
+
+async def _from_this_host_or_operator(
+    request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> None:
+    """Raises Unauthenticated or Forbidden for a caller elsewhere who shows no operator's key."""
+    here = request.client is not None and request.client.host in THIS_HOST and request.url.hostname in THIS_HOST
+    if here and not any(name in request.headers for name in FORWARDED):
+        return
+    principal = await _principal(request, credentials)
+    if principal.role is not Role.OPERATOR:
+        raise Forbidden(f"This needs a key of role operator; yours has role {principal.role.value}.")
+
+
+FromThisHostOrOperator = Annotated[None, Depends(_from_this_host_or_operator)]
+
+
 class Requires:
     """A dependency that lets the given roles pass, with parameters that the route knows. Every route under /v1 has one."""
 

@@ -7,6 +7,7 @@ import uuid
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import structlog
 from sqlalchemy import and_
@@ -68,7 +69,13 @@ def finish(database: Database, settings: Settings, taken: Claim, folder: Path, r
     }[job.kind]
     names = (*PUBLISHED[job.kind], *(written.files if written else ()))
     _publish_and_commit(
-        database, settings, finished, names, dict(result.seconds), lambda session: commit(session, finished)
+        database,
+        settings,
+        finished,
+        names,
+        dict(result.seconds),
+        lambda session: commit(session, finished),
+        {f"peak_{of}_bytes": peak for of, peak in result.peak_memory.items()},
     )
 
 
@@ -101,13 +108,14 @@ def _publish_and_commit(
     names: tuple[str, ...],
     seconds: dict[str, float],
     commit: Callable[[Session], None],
+    measured: dict[str, Any] | None = None,
 ) -> None:
     taken, relative = finished.taken, finished.relative
     _publish(finished.folder, settings.data_dir, relative, names)
     crash_point("finish.published")
     try:
         with database.write() as session:
-            _succeed(session, taken, seconds)
+            _succeed(session, taken, seconds, measured)
             commit(session)
             crash_point("finish.before_commit")
         crash_point("finish.after_commit")
@@ -158,7 +166,7 @@ def _publish(folder: Path, data_dir: Path, relative: str, names: tuple[str, ...]
     artifacts.publish(outgoing, data_dir, relative)
 
 
-def _succeed(session: Session, taken: Claim, seconds: dict[str, float]) -> None:
+def _succeed(session: Session, taken: Claim, seconds: dict[str, float], measured: dict[str, Any] | None) -> None:
     """The first write of the transaction: whoever ends the job row first has decided."""
     moved = advance(
         session,
@@ -173,6 +181,7 @@ def _succeed(session: Session, taken: Claim, seconds: dict[str, float]) -> None:
         progress=1.0,
         eta_seconds=0.0,
         seconds=seconds,
+        measured=measured or None,
     )
     if not moved:
         raise Fenced

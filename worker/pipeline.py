@@ -21,6 +21,7 @@ from typing import Any, TextIO
 import torch
 
 from worker import plan as agreed
+from worker.jobs import memory
 from worker.jobs.audit import audit
 from worker.jobs.device import environment
 from worker.jobs.failures import Failed, refused_as
@@ -88,6 +89,7 @@ def run(plan_path: Path, folder: Path, stream: TextIO) -> agreed.Result:
             seconds=report.seconds,
             environment=environment(),
             files=outputs.listed(),
+            peak_memory=memory.peaks(),
             batches_halved=batches_halved,
             outcome=dataclasses.asdict(outcome),
         )
@@ -98,7 +100,12 @@ def run(plan_path: Path, folder: Path, stream: TextIO) -> agreed.Result:
         if failure.code == "internal":
             sys.excepthook(type(error), error, error.__traceback__)
         result = agreed.Result(
-            kind=kind, status="failed", seconds=report.seconds, environment=environment(), error=failure
+            kind=kind,
+            status="failed",
+            seconds=report.seconds,
+            environment=environment(),
+            peak_memory=memory.peaks(),
+            error=failure,
         )
         content = agreed.dump(result)
     with images.durable(folder / agreed.RESULT_FILE) as file:

@@ -561,6 +561,7 @@ class Result:
     environment: Environment
     files: list[OutputFile] = field(default_factory=list)
     error: Failure | None = None
+    peak_memory: dict[str, int] = field(default_factory=dict)  # bytes: "process", and "gpu" where one was used
     batches_halved: bool = False  # the device ran out of memory once, and all batch sizes are half the plan's
     outcome: dict[str, Any] | None = None  # RegisterResult, TrainResult, UnlearnResult or AuditResult as JSON
 

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import threading
 import time
 from collections.abc import Callable
+from contextvars import copy_context
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
 import structlog
@@ -28,6 +31,9 @@ LOG_FILE = "pipeline.log"
 POLL_SECONDS = 0.2
 PROGRESS_SECONDS = 2.0  # progress is written at most this often between heartbeats
 TERM_SECONDS = 5.0  # from SIGTERM to SIGKILL
+
+FRAME = re.compile(r'\s*File ".+", line \d+, in \S+$')
+RAISED = re.compile(r"(Fatal Python error|(\w+\.)*\w*(Error|Exception|Interrupt|Exit|Failed))\b")
 
 log = structlog.get_logger(__name__)
 
@@ -59,7 +65,8 @@ class Heartbeat:
         self._progress: Progress | None = None
         self._written: Progress | None = None
         self._end = threading.Event()
-        self._thread = threading.Thread(target=self._beat, name="heartbeat", daemon=True)
+        beat = partial(copy_context().run, self._beat)  # with what is bound to every line of the job
+        self._thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         self.fenced = threading.Event()
         self.cancelled = threading.Event()
 
@@ -91,7 +98,7 @@ class Heartbeat:
                     return
                 extended = last
             except Exception:
-                log.warning("heartbeat.failed", job=str(self._claim.job.id), exc_info=True)
+                log.warning("heartbeat.failed", exc_info=True)
                 if time.monotonic() - extended > self._settings.lease_seconds:
                     self.fenced.set()  # by now another worker may hold the job
                     return
@@ -140,7 +147,8 @@ def run_child(
             start_new_session=True,
         )
     crash_point("child.started")
-    reader = threading.Thread(target=_read_progress, args=(child, heartbeat), name="progress", daemon=True)
+    read = partial(copy_context().run, _read_progress, child, heartbeat)
+    reader = threading.Thread(target=read, name="progress", daemon=True)
     reader.start()
     try:
         stopped = _watch(child, settings, heartbeat, shutting_down)
@@ -191,4 +199,9 @@ def _read_progress(child: subprocess.Popen[bytes], heartbeat: Heartbeat) -> None
             try:
                 heartbeat.report(Progress(**json.loads(line)))
             except (ValueError, TypeError):
-                log.warning("pipeline.stray_output", line=line[:200].decode(errors="replace"))
+                log.warning("pipeline.stray_output", bytes=len(line))  # whatever it says, it may name somebody
+
+
+def nameless(text: str) -> list[str]:
+    """What may be logged of the child's standard error: frames of tracebacks, and exceptions without their messages."""
+    return [kept[0] for line in text.splitlines() if (kept := FRAME.match(line) or RAISED.match(line))]

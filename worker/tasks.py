@@ -12,12 +12,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import structlog
-from celery.signals import worker_process_init, worker_shutting_down
+from celery.signals import (
+    celeryd_after_setup,
+    setup_logging,
+    worker_init,
+    worker_process_init,
+    worker_process_shutdown,
+    worker_shutting_down,
+)
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.orm import Session
 
-from models import artifacts, lifecycle
+from models import artifacts, lifecycle, revisions, tracing
 from models.crashes import crash_point
 from models.log import configure_logging
 from models.queue import RUN_TASK, celery_app
@@ -29,7 +38,7 @@ from worker.claim import Claim, claim
 from worker.materials import CannotPlan
 from worker.plan import PLAN_FILE, RESULT_FILE, Result, dump, load_result
 from worker.plans import make_plan
-from worker.supervise import LOG_FILE, Ended, Heartbeat, Stopped, run_child
+from worker.supervise import LOG_FILE, Ended, Heartbeat, Stopped, nameless, run_child
 
 NO_GPU_SECONDS = 60
 LOG_TAIL = 2000  # characters of the child's standard error that a failure quotes to the operator
@@ -46,10 +55,43 @@ def _on_shutdown(**_: object) -> None:
     _shutting_down.set()
 
 
+@setup_logging.connect  # type: ignore[untyped-decorator]
+def _on_logging(**_: object) -> None:
+    """Celery leaves its own format away where somebody listens here: its lines are JSON like ours."""
+    configure_logging()
+
+
+@celeryd_after_setup.connect  # type: ignore[untyped-decorator]
+def _without_banner(instance: Any, **_: object) -> None:
+    instance.quiet = True
+
+
+@worker_init.connect  # type: ignore[untyped-decorator]
+def _on_start(**_: object) -> None:
+    """Raises SystemExit on another schema. A database that does not answer is asked again when a job comes."""
+    configure_logging()
+    database = Database(get_settings().database)
+    try:
+        revisions.check(database)
+    except revisions.WrongSchema as error:
+        log.error("worker.wrong_schema", detail=str(error))
+        raise SystemExit(1) from None
+    except SQLAlchemyError as error:
+        log.warning("worker.database_unavailable", error=type(error).__name__)
+    finally:
+        database.dispose()
+
+
 @worker_process_init.connect  # type: ignore[untyped-decorator]
 def _in_pool_process(**_: object) -> None:
     configure_logging()
+    tracing.start("amun-worker")
     _exit_with_parent()
+
+
+@worker_process_shutdown.connect  # type: ignore[untyped-decorator]
+def _out_of_pool_process(**_: object) -> None:
+    tracing.stop()
 
 
 def _exit_with_parent() -> None:
@@ -66,14 +108,19 @@ def _exit_with_parent() -> None:
 
 @lru_cache(maxsize=1)
 def _database() -> Database:
-    """One engine in each pool process: connections do not survive a fork."""
-    return Database(get_settings().database)
+    """One engine in each pool process: connections do not survive a fork. Raises revisions.WrongSchema."""
+    database = Database(get_settings().database)
+    revisions.check(database)
+    return database
 
 
 @app.task(name=RUN_TASK)  # type: ignore[untyped-decorator]
 def run(job_id: str) -> None:
-    """Run the job if it can be claimed now."""
-    run_job(_database(), get_settings(), uuid.UUID(job_id), f"{socket.gethostname()}:{os.getpid()}")
+    """Run the job if it can be claimed now. Raises nothing: Celery would quote the message in its own line."""
+    try:
+        run_job(_database(), get_settings(), uuid.UUID(job_id), f"{socket.gethostname()}:{os.getpid()}")
+    except Exception:  # the row's lease brings the job back
+        log.error("job.not_concluded", job=job_id, exc_info=True)
 
 
 def run_job(database: Database, settings: Settings, job_id: uuid.UUID, worker: str) -> None:
@@ -82,17 +129,24 @@ def run_job(database: Database, settings: Settings, job_id: uuid.UUID, worker: s
     if taken is None:
         log.info("job.not_claimed", job=str(job_id))
         return
-    log.info("job.claimed", job=str(job_id), kind=taken.job.kind.value, token=taken.token)
-    crash_point("claim.after_commit")
-    folder = artifacts.staging(settings.data_dir, taken.job.id, taken.token)
-    try:
-        _run_claimed(database, settings, taken, folder)
-    except Exception as error:
-        log.error("job.supervisor_failed", job=str(job_id), exc_info=True)
-        _retry_or_fail(database, taken, "internal", f"{type(error).__name__}: {error}")
-    finally:
-        artifacts.remove_folder(folder)
-    crash_point("staging.removed")
+    kind, folder = taken.job.kind.value, artifacts.staging(settings.data_dir, taken.job.id, taken.token)
+    about = {"job": str(job_id), "kind": kind, "token": taken.token}
+    with (
+        structlog.contextvars.bound_contextvars(**about),
+        tracing.span(f"job {kind}", trace=job_id, kind="consumer") as span,
+    ):
+        span.set(amun__job=str(job_id), amun__kind=kind, amun__token=taken.token, amun__attempt=taken.job.attempts)
+        log.info("job.claimed", attempt=taken.job.attempts)
+        crash_point("claim.after_commit")
+        try:
+            _run_claimed(database, settings, taken, folder)
+        except Exception as error:
+            span.fail(type(error).__name__)
+            log.error("job.supervisor_failed", exc_info=True)
+            _retry_or_fail(database, taken, "internal", f"{type(error).__name__}: {error}")
+        finally:
+            artifacts.remove_folder(folder)
+        crash_point("staging.removed")
 
 
 def _run_claimed(database: Database, settings: Settings, taken: Claim, folder: Path) -> None:
@@ -101,6 +155,7 @@ def _run_claimed(database: Database, settings: Settings, taken: Claim, folder: P
     with Heartbeat(database, settings, taken) as heartbeat:
         if taken.job.kind is JobKind.CERTIFY:
             finish.certify(database, settings, taken, folder)
+            log.info("job.finished")
             return
         try:
             with database.read() as session:
@@ -110,9 +165,14 @@ def _run_claimed(database: Database, settings: Settings, taken: Claim, folder: P
             return
         artifacts.write_durably(folder / PLAN_FILE, dump(plan).encode())
         crash_point("plan.written")
-        ended = run_child(settings.pipeline_command, folder, settings, heartbeat, _shutting_down.is_set)
+        with tracing.span("pipeline") as span:
+            ended = run_child(settings.pipeline_command, folder, settings, heartbeat, _shutting_down.is_set)
+            span.set(amun__returncode=ended.returncode, amun__stopped=ended.stopped)
         crash_point("child.ended")
-        _conclude(database, settings, taken, folder, ended)
+        log.info("pipeline.ended", returncode=ended.returncode, stopped=ended.stopped)
+        with tracing.span("conclude"):
+            _conclude(database, settings, taken, folder, ended)
+        log.info("job.finished")
 
 
 @contextmanager
@@ -126,7 +186,7 @@ def _ending(database: Database) -> Iterator[Session]:
 
 def _conclude(database: Database, settings: Settings, taken: Claim, folder: Path, ended: Ended) -> None:
     if ended.stopped is Stopped.FENCED:
-        log.warning("job.fenced", job=str(taken.job.id), token=taken.token)
+        log.warning("job.fenced")
     elif ended.stopped is Stopped.CANCELLED:
         with _ending(database) as session:
             lifecycle.cancel(session, taken.job, taken.token, actor=taken.actor)
@@ -146,6 +206,7 @@ def _conclude_result(database: Database, settings: Settings, taken: Claim, folde
     if not result_path.exists():
         how = f"signal {-returncode}" if returncode < 0 else f"exit status {returncode}"
         tail = (folder / LOG_FILE).read_text(errors="replace")[-LOG_TAIL:]
+        log.error("pipeline.lost", how=how, tail=nameless(tail))
         _retry_or_fail(database, taken, "worker_lost", f"the pipeline ended with {how} and no result. {tail}".strip())
         return
     result = load_result(result_path)
@@ -158,7 +219,7 @@ def _conclude_result(database: Database, settings: Settings, taken: Claim, folde
 def _failed_result(database: Database, taken: Claim, result: Result) -> None:
     code, detail = (result.error.code, result.error.detail) if result.error else ("internal", "no reason was given")
     if code == "no_gpu":
-        log.error("worker.no_gpu", job=str(taken.job.id), alert=True)
+        log.error("worker.no_gpu", alert=True)
         with _ending(database) as session:
             lifecycle.requeue(
                 session,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from service.cli import decisions, events, jobs, models, reports, requests, training_sets, webhooks
+from service.cli.backing_up import BACKUPS
 from service.cli.exits import EXITS
 from service.cli.keys import keys
 from service.cli.local import LOCAL
@@ -18,6 +19,8 @@ app = typer.Typer(
 decisions.add_to(requests.app)
 for command in LOCAL:
     app.command(rich_help_panel="On this machine")(command)
+for title, copying in BACKUPS:
+    app.command(title, rich_help_panel="On this machine")(copying)
 app.add_typer(keys, name="keys", rich_help_panel="On this machine")
 for name, group in (
     ("requests", requests.app),

@@ -55,7 +55,9 @@ class Api:
             headers = {"Authorization": f"Bearer {_key(self._key_file)}", "Accept-Encoding": "identity"}
             limit = self._seconds or ANSWER_SECONDS
             timeout = httpx.Timeout(limit, connect=self._seconds or CONNECT_SECONDS)
-            self._client = httpx.Client(base_url=self._url, headers=headers, timeout=timeout)
+            # A proxy of the environment is for what lies elsewhere: it could not reach this host, and would see the key.
+            elsewhere = urlsplit(self._url).hostname not in LOOPBACK
+            self._client = httpx.Client(base_url=self._url, headers=headers, timeout=timeout, trust_env=elsewhere)
         return self._client
 
     def close(self) -> None:

@@ -60,8 +60,7 @@ def verify(
 ) -> None:
     """Check evidence offline. Exit status: 0 verified, 1 wrong, 2 unreadable, 3 integrity only (no key was given)."""
     result = verifier.verify(bundle, key or [], checkpoint)
-    print("\n".join(result.lines))
-    raise typer.Exit(result.status)
+    raise typer.Exit(verifier.tell(result))
 
 
 LOCAL = (up, migrate, demo, verify)

@@ -34,6 +34,8 @@ def watch_job(api: Api, job_id: str) -> Answered:
             try:
                 for message in _streamed(api, f"{path}/events", last_id) if streams and _long_enough(api) else ():
                     last_id = message.id
+                    if message.event == "error":
+                        _say_why(message)
                     if message.event in ("end", "error"):  # the job itself tells how, or whether to ask again
                         break
                     _show_message(shown, job, message)
@@ -138,6 +140,13 @@ def _show_message(shown: Bars, job: Answered, message: Message) -> None:
         _show_job(shown, {**job, **data})
     elif isinstance(data, dict) and "name" in data:
         shown.say(f"{data.get('at', '')} {data['name']}".strip())
+
+
+def _say_why(message: Message) -> None:
+    try:
+        note(json.loads(message.data)["detail"])
+    except (ValueError, TypeError, KeyError):  # of another server than this service: the job tells
+        pass
 
 
 def _show_job(shown: Bars, job: Answered) -> None:

@@ -628,3 +628,12 @@ def test_the_command_line_tells_its_exit_status(
     assert "WRONG: report.pdf. Do not rely" in capsys.readouterr().out
     with pytest.raises(SystemExit, match="2"):
         verifier.main([])
+
+
+def test_a_reader_that_has_seen_enough_gets_the_status_and_no_traceback(folder: Path, trusted: Path) -> None:
+    command = [sys.executable, verifier.__file__, str(folder), "--key", str(trusted)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True)
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (VERIFIED, "")

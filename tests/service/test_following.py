@@ -345,3 +345,15 @@ def answers(url: str) -> bool:
         return httpx.get(f"{url}/readyz").status_code == 200
     except httpx.TransportError:
         return False
+
+
+def test_the_stream_of_a_job_that_ended_while_no_dispatcher_runs_ends_too(
+    url: str, world: Any, job: uuid.UUID, operator: Headers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(following, "UNSEALED_SECONDS", 0.5)
+    start(world, job)
+    with followed(url, job, operator) as reader:
+        succeed(world, job)  # and nobody seals what tells of it
+        told = reader.next("error")
+        assert list(reader) == []
+    assert "no dispatcher is running" in told.data["detail"]

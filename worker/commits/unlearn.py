@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import structlog
-from sqlalchemy import update
+from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from models import holdings
@@ -53,7 +53,8 @@ def unlearn(session: Session, finished: Finished) -> None:
     session.add(version)
     session.flush()
     session.add(audit_report(finished, version))
-    session.execute(update(Job).where(Job.id == taken.job.id).values(measured=_measured(outcome)))
+    peaks = session.scalar(select(Job.measured).where(Job.id == taken.job.id)) or {}
+    session.execute(update(Job).where(Job.id == taken.job.id).values(measured=peaks | _measured(outcome)))
     if decision.released:
         release(session, model, version, actor=taken.actor, reason=None)
         _finish_erasures(session, finished, erasures, version, ErasureStatus.DONE)

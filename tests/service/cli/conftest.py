@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+import structlog
 import uvicorn
 from fastapi import FastAPI
 from typer.testing import CliRunner
@@ -59,9 +61,13 @@ def url(application: FastAPI, settings: Settings) -> Iterator[str]:
     while not server.started and thread.is_alive() and time.monotonic() < deadline:
         time.sleep(0.02)
     assert server.started
+    # It shares standard error with the commands here, which it does not elsewhere.
+    ours = structlog.get_config()["wrapper_class"]
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.ERROR))
     yield f"http://127.0.0.1:{port}"
     server.should_exit = True
     thread.join(START_SECONDS)
+    structlog.configure(wrapper_class=ours)
 
 
 @pytest.fixture

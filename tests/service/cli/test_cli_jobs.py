@@ -205,3 +205,21 @@ def test_ctrl_c_stops_watching_alone(contract: Contract, monkeypatch: pytest.Mon
     done = watch(contract)
     assert done.status == 130
     assert "goes on" in done.err
+
+
+def test_a_proxy_of_the_environment_is_not_asked_for_this_host(
+    contract: Contract, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("HTTP_PROXY", "ALL_PROXY", "http_proxy", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")  # nothing listens there
+    contract.answer("GET", "/v1/jobs/j", as_json(SUCCEEDED))
+    done = watch(contract)
+    assert done.status == 0, done.err
+
+
+def test_why_a_stream_ended_early_is_said(contract: Contract) -> None:
+    contract.answer("GET", "/v1/jobs/j", as_json(RUNNING), as_json(SUCCEEDED))
+    contract.answer("GET", EVENTS, stream((None, "error", {"title": "x", "detail": "No dispatcher is running."})))
+    done = watch(contract)
+    assert done.status == 0, done.err
+    assert "No dispatcher is running." in done.err
