@@ -880,13 +880,13 @@ def test_a_process_that_fails_exits_with_1_and_says_why(unlearn_plan, tmp_path, 
 
 @pytest.fixture
 def memory(monkeypatch):
-    """Sets how many images of a batch the device's memory holds."""
+    """Sets how many images at a time the device's memory holds in training."""
 
     def holds(fits):
-        def retrain(*arguments, batch_size, **keywords):
-            if batch_size > fits:
+        def retrain(*arguments, batch_size, accumulate, **keywords):
+            if batch_size / accumulate > fits:
                 raise torch.OutOfMemoryError("out of memory")
-            return original(*arguments, batch_size=batch_size, **keywords)
+            return original(*arguments, batch_size=batch_size, accumulate=accumulate, **keywords)
 
         monkeypatch.setattr(baselines, "retrain", retrain)
 
@@ -894,7 +894,8 @@ def memory(monkeypatch):
     return holds
 
 
-def test_out_of_memory_is_tried_once_more_with_half_the_batch(unlearn_plan, tmp_path, memory):
+@pytest.mark.fault(5)
+def test_out_of_memory_is_tried_once_more_with_half_the_batch_at_a_time(unlearn_plan, tmp_path, memory):
     memory(16)
     result, lines = run_here(unlearn_plan, tmp_path)
     assert (result.status, result.batches_halved) == ("succeeded", True)
@@ -902,7 +903,8 @@ def test_out_of_memory_is_tried_once_more_with_half_the_batch(unlearn_plan, tmp_
     assert progress == sorted(progress)
 
 
-def test_out_of_memory_with_half_the_batch_is_a_failure(unlearn_plan, tmp_path, memory):
+@pytest.mark.fault(5)
+def test_out_of_memory_with_half_the_batch_at_a_time_is_a_failure(unlearn_plan, tmp_path, memory):
     memory(8)
     assert failure(unlearn_plan, tmp_path).code == "oom"
 
