@@ -1,126 +1,149 @@
-"""The service's fixtures, a server of Redis to torment, a job, and a disk that is small enough to fill."""
+"""Services that have come to a certain stage, made once for both pairs and copied for each test."""
 
 from __future__ import annotations
 
+import itertools
 import os
-import signal
-import subprocess
-import uuid
-from collections.abc import Callable, Iterator
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import redis
 
-from models.records import Job, JobKind, TrainingSet
-from models.session import Database
-from tests.conftest import Server, find_program, free_port, missing
-from tests.service.conftest import (  # noqa: F401
-    application,
-    client,
-    compliance,
-    digits,
-    operator,
-    shop,
-    world,
-)
+from models.settings import Settings
+from tests import replaying
+from tests.conftest import _administer
+from tests.faults.plays import Play, play
+from tests.service.webhooks.receiver import Receiver, receiver
+
+BEFORE = {"empty": None, "registered": "empty", "trained": "registered", "asked": "trained", "forgotten": "asked"}
+ACTS = {"empty": "open_office", "registered": "register", "trained": "train", "asked": "ask", "forgotten": "forget"}
+ROWS = 40
+WELL_BEHAVED = replaying.command(rows=ROWS)
+COMMON = {
+    "webhook_networks": "127.0.0.0/8",
+    "rate_limit": "",
+    "pipeline": WELL_BEHAVED,
+    "lease_seconds": 90,  # none expires on a slow machine, unless a test says that it is later
+    "heartbeat_seconds": 60,
+}
+_numbers = itertools.count()
 
 
-@pytest.fixture
-def job(database: Database) -> uuid.UUID:
-    """A queued register job of a training set."""
-    with database.write() as session:
-        made = TrainingSet(name="set", source={"kind": "builtin", "path": "digits"}, controls={"share": 0.5})
-        session.add(made)
-        session.flush()
-        queued = Job(kind=JobKind.REGISTER, training_set_id=made.id, seed=1)
-        session.add(queued)
-    return queued.id
+@pytest.fixture(scope="session")
+def told() -> Iterator[Receiver]:
+    with receiver() as server:
+        yield server
 
 
-class Broker:
-    """A Redis server of one test's own, which may be stopped, frozen, filled and emptied."""
-
-    def __init__(self, program: str, folder: Path) -> None:
-        self.port, self._folder = free_port(), folder
-        self._command = [program, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--dir", str(folder)]
-        self.url = f"redis://127.0.0.1:{self.port}/0"
-        self.client = redis.Redis(port=self.port, socket_connect_timeout=1)
-        self.start()
-
-    def start(self) -> None:
-        self._server = Server(self._command, self._folder, signal.SIGTERM)
-        self._server.wait(self._answers)
-
-    def stop(self) -> None:
-        self._server.stop()
-
-    def freeze(self) -> None:
-        """From now on it listens and never answers."""
-        self._server._process.send_signal(signal.SIGSTOP)
-
-    def thaw(self) -> None:
-        self._server._process.send_signal(signal.SIGCONT)
-
-    def fill(self) -> None:
-        self.client.config_set("maxmemory", 1)
-
-    def empty(self) -> None:
-        self.client.config_set("maxmemory", 0)
-
-    def _answers(self) -> bool:
-        try:
-            return bool(self.client.ping())
-        except redis.ConnectionError:
-            return False
+@pytest.fixture(scope="session", autouse=True)
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Celery makes folders in the default data folder when the worker's tasks are imported."""
+    before = os.environ.get("AMUN_DATA_DIR")
+    os.environ["AMUN_DATA_DIR"] = str(tmp_path_factory.mktemp("imported"))
+    yield
+    os.environ.pop("AMUN_DATA_DIR")
+    if before is not None:
+        os.environ["AMUN_DATA_DIR"] = before
 
 
-@pytest.fixture
-def broker(server_folder: Callable[[str], Path]) -> Iterator[Broker]:
-    program = find_program("redis-server")
-    if program is None:
-        missing("redis-server")
-        raise AssertionError("it was skipped")
-    made = Broker(program, server_folder("redis"))
-    yield made
-    made.thaw()
-    made.client.close()
-    made.stop()
+class Pair:
+    """A database and a broker, and folders with what lies beside them."""
+
+    def __init__(self, folder: Path, receiver: str) -> None:
+        self.receiver = receiver
+        self._folder = folder
+        self._stages: dict[str, Settings] = {}
+
+    def at(self, stage: str, **options: object) -> Settings:
+        """Settings of a service of the test's own that has come to ``stage``; ``bare`` is before its migration.
+
+        ``options`` are those of the replaying child.
+        """
+        made = self._copy(self._stage(stage)) if stage != "bare" else self._new(migrated=False)
+        pipeline = replaying.command(rows=ROWS, **options)
+        return made.model_copy(update={"pipeline": pipeline})
+
+    def _stage(self, stage: str) -> Settings:
+        if stage not in self._stages:
+            before = BEFORE[stage]
+            made = self._copy(self._stage(before)) if before is not None else self._new(migrated=True)
+            ended = play(Play(made, ACTS[stage], self.receiver))
+            assert ended.exitcode == 0, ended.told
+            assert not ended.told, ended.told["error"]
+            self._stages[stage] = made
+        return self._stages[stage]
+
+    def _next(self) -> Path:
+        return self._folder / f"{next(_numbers)}"
+
+    def _new(self, migrated: bool) -> Settings:
+        raise NotImplementedError
+
+    def _copy(self, settings: Settings) -> Settings:
+        raise NotImplementedError
 
 
-class SmallDisk:
-    """A file system of its own, of a few MiB."""
+class Embedded(Pair):
+    def __init__(self, folder: Path, receiver: str, migrated: Path) -> None:
+        super().__init__(folder, receiver)
+        self._migrated = migrated
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._filler = folder / ".filler"
+    def _new(self, migrated: bool) -> Settings:
+        folder = self._next()
+        folder.mkdir()
+        if migrated:
+            shutil.copyfile(self._migrated, folder / "amun.sqlite3")
+        return Settings(data_dir=folder, **COMMON)  # type: ignore[arg-type]
 
-    def fill(self, *, but: int = 0) -> None:
-        """Leave no byte free, or ``but`` bytes."""
-        with self._filler.open("ab", buffering=0) as file:
-            try:
-                while True:
-                    file.write(bytes(1 << 16))
-            except OSError:
-                pass
-        if but:
-            os.truncate(self._filler, self._filler.stat().st_size - but)
-
-    def empty(self) -> None:
-        self._filler.unlink(missing_ok=True)
+    def _copy(self, settings: Settings) -> Settings:
+        folder = shutil.copytree(settings.data_dir, self._next())
+        return settings.model_copy(update={"data_dir": folder})
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    """8 MiB in memory, mounted for one test: by root, or by sudo that asks for no password."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    options = f"size=8m,uid={os.geteuid()},gid={os.getegid()},mode=755"
-    mount = [*as_root, "mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
-    if subprocess.run(mount, capture_output=True).returncode != 0:
-        missing("a tmpfs of one's own (mount, as root or by sudo)")
-    try:
-        yield SmallDisk(folder)
-    finally:
-        subprocess.run([*as_root, "umount", "--lazy", str(folder)], check=True)
+class Production(Pair):
+    def __init__(self, folder: Path, receiver: str, server: str, migrated: str, broker: str) -> None:
+        super().__init__(folder, receiver)
+        self._server, self._migrated, self._broker = server, migrated, broker
+
+    def _new(self, migrated: bool) -> Settings:
+        folder = self._next()
+        folder.mkdir()
+        return Settings(
+            data_dir=folder,
+            database_url=self._database(self._migrated if migrated else "template1"),
+            broker_url=self._broker,
+            **COMMON,  # type: ignore[arg-type]
+        )
+
+    def _copy(self, settings: Settings) -> Settings:
+        redis.Redis.from_url(self._broker).flushdb()
+        folder = shutil.copytree(settings.data_dir, self._next())
+        url = self._database(settings.database.rsplit("/", 1)[1])
+        return settings.model_copy(update={"data_dir": folder, "database_url": url})
+
+    def _database(self, template: str) -> str:
+        name = f"amun_fault_{next(_numbers)}"
+        _administer(self._server, f"CREATE DATABASE {name} TEMPLATE {template}")
+        return f"{self._server.rsplit('/', 1)[0]}/{name}"
+
+
+@pytest.fixture(scope="session")
+def embedded(tmp_path_factory: pytest.TempPathFactory, told: Receiver, migrated_sqlite: Path) -> Pair:
+    return Embedded(tmp_path_factory.mktemp("embedded"), f"http://127.0.0.1:{told.port}/in", migrated_sqlite)
+
+
+@pytest.fixture(scope="session")
+def production(
+    tmp_path_factory: pytest.TempPathFactory, told: Receiver, postgres_url: str, migrated_postgres: str, redis_url: str
+) -> Pair:
+    folder, to = tmp_path_factory.mktemp("production"), f"http://127.0.0.1:{told.port}/in"
+    return Production(folder, to, postgres_url, migrated_postgres, redis_url)
+
+
+@pytest.fixture(params=["embedded", "production"])
+def pair(request: pytest.FixtureRequest) -> Pair:
+    """SQLite with Celery's filesystem transport, then PostgreSQL with Redis."""
+    found: Pair = request.getfixturevalue(request.param)
+    return found

@@ -82,5 +82,5 @@ def test_a_gpu_that_is_listed_and_does_not_answer_is_none(setting: str, monkeypa
 
 
 def test_a_worker_for_gpus_says_so_in_the_containers() -> None:
-    compose = (Path(__file__).parents[2] / "docker-compose.yml").read_text()
+    compose = (Path(__file__).parents[3] / "docker-compose.yml").read_text()
     assert "AMUN_DEVICE: cuda" in compose

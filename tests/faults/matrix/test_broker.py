@@ -21,7 +21,7 @@ from models.settings import Settings
 from service.app import create_app
 from service.dispatcher import LEASE_SECONDS, Dispatcher
 from service.duties import hinting
-from tests.faults.conftest import Broker, SmallDisk
+from tests.faults.matrix.conftest import Broker, SmallDisk
 from tests.service.conftest import Headers
 from tests.worker.test_tasks import look, replaying, until
 from worker import tasks
