@@ -111,12 +111,12 @@ class SmallDisk:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[SmallDisk]:
-    """8 MiB in memory, mounted for one test: by root, or by sudo that asks for no password."""
-    folder = tmp_path / "small"
-    folder.mkdir()
+def small_disk(server_folder: Callable[[str], Path]) -> Iterator[SmallDisk]:
+    """24 MiB in memory, mounted for one test: by root, or by sudo that asks for no password. Servers may use it too."""
+    folder = server_folder("small")
     as_root = [] if os.geteuid() == 0 else ["sudo", "-n"]
-    options = f"size=8m,uid={os.geteuid()},gid={os.getegid()},mode=755"
+    owner = folder.stat()
+    options = f"size=24m,uid={owner.st_uid},gid={owner.st_gid},mode=700"
     mount = [*as_root, "mount", "-t", "tmpfs", "-o", options, "tmpfs", str(folder)]
     if subprocess.run(mount, capture_output=True).returncode != 0:
         missing("a tmpfs of one's own (mount, as root or by sudo)")
