@@ -44,9 +44,8 @@ def _main() -> None:
     database = Database(url)
     try:
         with database.engine.execution_options(amun_write=True).connect() as connection:
-            if (
-                connection.dialect.name == "sqlite"
-            ):  # before the transaction, in which it would do nothing: a table is changed by making it anew
+            if connection.dialect.name == "sqlite":
+                # Before the transaction, in which it would do nothing: a table is changed by making it anew.
                 connection.connection.cursor().execute("PRAGMA foreign_keys=OFF")
             _run(connection)
             connection.commit()
