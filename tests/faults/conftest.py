@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from tests.service.webhooks.receiver import Receiver, receiver
 BEFORE = {"empty": None, "registered": "empty", "trained": "registered", "asked": "trained", "forgotten": "asked"}
 ACTS = {"empty": "open_office", "registered": "register", "trained": "train", "asked": "ask", "forgotten": "forget"}
 ROWS = 40
+MEMORY = Path("/dev/shm")
 WELL_BEHAVED = replaying.command(rows=ROWS)
 COMMON = {
     "webhook_networks": "127.0.0.0/8",
@@ -55,6 +57,7 @@ class Pair:
         self.receiver = receiver
         self._folder = folder
         self._stages: dict[str, Settings] = {}
+        self._copies: list[Settings] = []
 
     def at(self, stage: str, **options: object) -> Settings:
         """Settings of a service of the test's own that has come to ``stage``; ``bare`` is before its migration.
@@ -62,8 +65,16 @@ class Pair:
         ``options`` are those of the replaying child.
         """
         made = self._copy(self._stage(stage)) if stage != "bare" else self._new(migrated=False)
+        self._copies.append(made)
         pipeline = replaying.command(rows=ROWS, **options)
         return made.model_copy(update={"pipeline": pipeline})
+
+    def forget_copies(self) -> None:
+        while self._copies:
+            self._remove(self._copies.pop())
+
+    def _remove(self, settings: Settings) -> None:
+        shutil.rmtree(settings.data_dir)
 
     def _stage(self, stage: str) -> Settings:
         if stage not in self._stages:
@@ -123,6 +134,10 @@ class Production(Pair):
         url = self._database(settings.database.rsplit("/", 1)[1])
         return settings.model_copy(update={"data_dir": folder, "database_url": url})
 
+    def _remove(self, settings: Settings) -> None:
+        super()._remove(settings)
+        _administer(self._server, f"DROP DATABASE {settings.database.rsplit('/', 1)[1]} WITH (FORCE)")
+
     def _database(self, template: str) -> str:
         name = f"amun_fault_{next(_numbers)}"
         _administer(self._server, f"CREATE DATABASE {name} TEMPLATE {template}")
@@ -130,20 +145,25 @@ class Production(Pair):
 
 
 @pytest.fixture(scope="session")
-def embedded(tmp_path_factory: pytest.TempPathFactory, told: Receiver, migrated_sqlite: Path) -> Pair:
-    return Embedded(tmp_path_factory.mktemp("embedded"), f"http://127.0.0.1:{told.port}/in", migrated_sqlite)
+def memory() -> Iterator[Path]:
+    """A folder in memory where there is one: a killed process loses nothing that is in the page cache either."""
+    with tempfile.TemporaryDirectory(prefix="amun-faults-", dir=MEMORY if MEMORY.is_dir() else None) as folder:
+        yield Path(folder)
 
 
 @pytest.fixture(scope="session")
-def production(
-    tmp_path_factory: pytest.TempPathFactory, told: Receiver, postgres_url: str, migrated_postgres: str, redis_url: str
-) -> Pair:
-    folder, to = tmp_path_factory.mktemp("production"), f"http://127.0.0.1:{told.port}/in"
-    return Production(folder, to, postgres_url, migrated_postgres, redis_url)
+def embedded(memory: Path, told: Receiver, migrated_sqlite: Path) -> Pair:
+    return Embedded(memory, f"http://127.0.0.1:{told.port}/in", migrated_sqlite)
+
+
+@pytest.fixture(scope="session")
+def production(memory: Path, told: Receiver, postgres_url: str, migrated_postgres: str, redis_url: str) -> Pair:
+    return Production(memory, f"http://127.0.0.1:{told.port}/in", postgres_url, migrated_postgres, redis_url)
 
 
 @pytest.fixture(params=["embedded", "production"])
-def pair(request: pytest.FixtureRequest) -> Pair:
-    """SQLite with Celery's filesystem transport, then PostgreSQL with Redis."""
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    """SQLite with Celery's filesystem transport, then PostgreSQL with Redis. What a test had copied goes with it."""
     found: Pair = request.getfixturevalue(request.param)
-    return found
+    yield found
+    found.forget_copies()
