@@ -53,6 +53,6 @@ def test_membership_above_the_limit_is_quarantined_and_signed_as_failed(
     assert made.status is VersionStatus.QUARANTINED
     (report,) = batch.reports()
     document = load_document(settings, report)
-    assert made.verdict == report.verdict == document["audit"]["verdict"]["privacy"] == "over_unlearned"
+    assert made.verdict == report.verdict == document["finding"]["verdict"] == "over_unlearned"
     assert (document["gate"]["decision"], document["gate"]["cause"]) == ("quarantined", "privacy")
     assert batch.verified(report, tmp_path).status == VERIFIED
