@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
+from functools import lru_cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -92,6 +93,7 @@ This page is written by `python -m tests.faults.matrix.table` from the marks of 
 """
 
 
+@lru_cache(maxsize=1)
 def marked() -> dict[int, list[str]]:
     """For each row the tests that are marked with it, as ``file::test``, sorted."""
     found: defaultdict[int, set[str]] = defaultdict(set)
