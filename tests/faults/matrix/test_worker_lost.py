@@ -37,7 +37,7 @@ from worker.plan import UNLEARN_PHASES
 CHILD_SECONDS = 5.0  # that a killed worker's child may live on
 CANCEL_SECONDS = 15.0
 RECOVERY_SECONDS = 90.0
-ASLEEP = 40.0  # a child that nobody stops would still be there
+ASLEEP = 300.0  # a child that nobody stops would still be there
 
 
 def alive(process: psutil.Process) -> bool:
@@ -56,7 +56,7 @@ def working(pair: Pair, settings: Settings, marker: Path) -> Iterator[tuple[Base
     theirs.close()
     child = None
     try:
-        until(marker.exists, seconds=30)
+        until(marker.exists, seconds=90)
         (child,) = until(lambda: [each for each in _children(process) if "tests.replaying" in each.cmdline()])
         yield process, child
     finally:
@@ -173,7 +173,7 @@ def test_sigterm_to_a_real_worker_gives_its_job_back_and_leaves_nothing(embedded
         worker_command(), env=environment(settings), stdout=log, stderr=log, start_new_session=True
     )
     try:
-        until(marker.exists, seconds=60)
+        until(marker.exists, seconds=90)
         family = psutil.Process(worker.pid).children(recursive=True)
         assert any("tests.replaying" in process.cmdline() for process in family)
         worker.send_signal(signal.SIGTERM)
