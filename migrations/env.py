@@ -20,12 +20,21 @@ def _run(connection: Connection) -> None:
         render_as_batch=True,
         compare_type=True,
         transaction_per_migration=False,
+        transactional_ddl=True,  # SQLite's too; Alembic would commit each step of it alone
     )
     with context.begin_transaction():
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": ADVISORY_LOCK})
         context.run_migrations()
+        if connection.dialect.name == "sqlite":
+            _check_references(connection)
         crash_point("migrate.before_commit")
+
+
+def _check_references(connection: Connection) -> None:
+    """Raises SystemExit, which undoes the transaction, where a row refers to none: nothing was enforced meanwhile."""
+    if broken := connection.execute(text("PRAGMA foreign_key_check")).all():
+        raise SystemExit(f"the migration was undone: {len(broken)} rows would refer to none, {broken[0]} first")
 
 
 def _main() -> None:
@@ -35,12 +44,10 @@ def _main() -> None:
     database = Database(url)
     try:
         with database.engine.execution_options(amun_write=True).connect() as connection:
-            sqlite = connection.dialect.name == "sqlite"
-            if sqlite:  # before the transaction, in which it would do nothing: a table is changed by making it anew
+            if connection.dialect.name == "sqlite":
+                # Before the transaction, in which it would do nothing: a table is changed by making it anew.
                 connection.connection.cursor().execute("PRAGMA foreign_keys=OFF")
             _run(connection)
-            if sqlite and (broken := connection.execute(text("PRAGMA foreign_key_check")).all()):
-                raise SystemExit(f"the migration was undone: {len(broken)} rows would refer to none, {broken[0]} first")
             connection.commit()
     finally:
         database.dispose()

@@ -6,6 +6,7 @@ names; nothing is shared between owners, and only a row makes a folder count.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import shutil
@@ -14,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 CHUNK = 1 << 20
+FULL_DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class NotErased(RuntimeError):
@@ -114,6 +116,10 @@ def destroy(path: Path) -> None:
 
 def remove_folder(folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
+
+
+def is_full_disk(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in FULL_DISK
 
 
 def free_bytes(folder: Path) -> int:

@@ -6,6 +6,7 @@ from typing import Any
 
 from celery import Celery
 
+from models import folder_broker
 from models.settings import Settings
 
 QUEUE = "amun"
@@ -16,7 +17,7 @@ def celery_app(settings: Settings) -> Celery:
     """An application for publishing hints or, with tasks registered on it, for a worker."""
     app = Celery("amun")
     app.conf.update(
-        broker_url=settings.broker_url or "filesystem://",
+        broker_url=settings.broker_url or folder_broker.broker_url(),
         broker_transport_options=_transport_options(settings),
         broker_connection_retry_on_startup=True,
         broker_connection_timeout=2,

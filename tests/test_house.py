@@ -47,6 +47,7 @@ def test_the_task_that_holds_rows_loads_no_torch(tmp_path: Path) -> None:
         "benchmarks.paper",
         "benchmarks.requests",
         "benchmarks.adversarial",
+        "benchmarks.gpu_faults",
     ],
 )
 def test_what_runs_on_a_bare_gpu_machine_needs_no_database_or_broker(module: str) -> None:
@@ -79,6 +80,7 @@ def test_only_the_api_is_reachable_and_only_from_this_host() -> None:
     assert ports == {"service": ["127.0.0.1:8000:8000"]}
 
 
+@pytest.mark.fault(6)
 def test_the_gpu_worker_reserves_a_gpu_and_never_falls_back_to_the_cpu() -> None:
     worker = SERVICES["worker"]
     (device,) = worker["deploy"]["resources"]["reservations"]["devices"]

@@ -1,7 +1,8 @@
 """One job on files: ``python -m worker.pipeline PLAN.json OUT_DIR``, with no database.
 
 Prints one JSON line for each `Progress`, writes its files and, last of all, result.json. Exit status 0: succeeded; 1: it
-failed for the reason in result.json.
+failed for the reason in result.json; 28: there was no space even for that file. A GPU that is lost ends the process without
+a result, like anything else that kills it.
 """
 
 from __future__ import annotations
@@ -47,16 +48,19 @@ def perform(plan: agreed.Plan, outputs: Outputs, report: Reporter) -> Any:
 
 
 def halved(plan: agreed.Plan) -> agreed.Plan:
-    """The same plan with half of every batch size."""
+    """The same plan with half as many images at a time, so that its result stays comparable.
+
+    Training keeps its batches and its steps, and sums the gradients of two halves; another batch size would be another
+    recipe than that of the references. Of a search each image is its own, so there the batch itself is half.
+    """
     if isinstance(plan, agreed.RegisterPlan):
         return plan
-
-    def half(spec: Any) -> Any:
-        return dataclasses.replace(spec, batch_size=max(1, spec.batch_size // 2))
-
+    attack = dataclasses.replace(plan.attack, batch_size=max(1, plan.attack.batch_size // 2))
     if isinstance(plan, agreed.AuditPlan):
-        return dataclasses.replace(plan, attack=half(plan.attack))
-    return dataclasses.replace(plan, recipe=half(plan.recipe), attack=half(plan.attack), unlearn=half(plan.unlearn))
+        return dataclasses.replace(plan, attack=attack)
+    recipe = dataclasses.replace(plan.recipe, accumulate=2 * plan.recipe.accumulate)
+    unlearn = dataclasses.replace(plan.unlearn, accumulate=2 * plan.unlearn.accumulate)
+    return dataclasses.replace(plan, recipe=recipe, attack=attack, unlearn=unlearn)
 
 
 def _perform_in_memory(plan: agreed.Plan, outputs: Outputs, report: Reporter) -> tuple[Any, bool]:
@@ -94,6 +98,9 @@ def run(plan_path: Path, folder: Path, stream: TextIO) -> agreed.Result:
             outcome=dataclasses.asdict(outcome),
         )
         content = agreed.dump(result)
+    except torch.AcceleratorError:
+        outputs.remove()
+        raise  # whatever this process does next on the GPU fails too; another attempt may find it well again
     except Exception as error:
         outputs.remove()
         failure = _failure(error)
@@ -144,7 +151,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _die_with_supervisor()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may not repeat its results
     options.folder.mkdir(parents=True, exist_ok=True)
-    return 0 if run(options.plan, options.folder, sys.stdout).status == "succeeded" else 1
+    try:
+        return 0 if run(options.plan, options.folder, sys.stdout).status == "succeeded" else 1
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        return agreed.NO_SPACE_STATUS
 
 
 if __name__ == "__main__":

@@ -21,13 +21,15 @@ TRAIN_PHASES = ("load", "train", "references", "rehearse", "save")
 UNLEARN_PHASES = ("load", "attack", "finetune", "audit", "retrain", "save")  # the middle ones once a ladder step
 AUDIT_PHASES = ("load", "audit", "save")
 
+NO_SPACE_STATUS = 28  # ENOSPC: exit status of a pipeline that had no space left to say so in result.json
+
 ERROR_CODES = {
     "data_error": "an image, an array or a source folder cannot be used; the detail names which",
     "dataset_changed": "stored pixels no longer have the digest that was recorded at registration",
     "checkpoint_invalid": "a checkpoint has another digest, other tensors, or values that are not finite",
     "plan_invalid": "the plan asks for something that cannot be done, such as an empty forget set",
     "diverged": "the loss became NaN or infinite",
-    "oom": "the device ran out of memory, with half the batch too",
+    "oom": "the device ran out of memory, with half the batch at a time too",
     "no_gpu": "AMUN_DEVICE is cuda and there is no GPU",
     "disk_full": "no space was left while files were written",
     "internal": "an unexpected error; the detail holds its type and message",
@@ -95,6 +97,7 @@ class RecipeSpec:
     augment: bool
     mixed_precision: bool  # bfloat16 on a GPU; nothing on a CPU
     compiled: bool  # steps by torch.compile
+    accumulate: int = 1  # a batch passes in so many parts, whose gradients are summed before the step
 
 
 @dataclass(frozen=True)
@@ -140,6 +143,7 @@ class UnlearnSpec:
     retain_share: float  # of the retained set in each epoch
     saliency_share: float | None  # AMUN+SalUn: of the weights, the others stay; None: all move
     mixed_precision: bool
+    accumulate: int = 1  # as in the recipe
 
 
 @dataclass(frozen=True)
@@ -562,7 +566,9 @@ class Result:
     files: list[OutputFile] = field(default_factory=list)
     error: Failure | None = None
     peak_memory: dict[str, int] = field(default_factory=dict)  # bytes: "process", and "gpu" where one was used
-    batches_halved: bool = False  # the device ran out of memory once, and all batch sizes are half the plan's
+    # The device ran out of memory once. Then every batch passed in two halves, whose gradients were summed, and searches
+    # took half as many images at a time: steps and batch sizes are the plan's; batch norm alone saw halves.
+    batches_halved: bool = False
     outcome: dict[str, Any] | None = None  # RegisterResult, TrainResult, UnlearnResult or AuditResult as JSON
 
 

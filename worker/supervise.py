@@ -30,7 +30,7 @@ from worker.plan import PLAN_FILE, Progress
 LOG_FILE = "pipeline.log"
 POLL_SECONDS = 0.2
 PROGRESS_SECONDS = 2.0  # progress is written at most this often between heartbeats
-TERM_SECONDS = 5.0  # from SIGTERM to SIGKILL
+TERM_SECONDS = 3.0  # from SIGTERM to SIGKILL: with a heartbeat before it, a cancelled child is gone within 15 s
 
 FRAME = re.compile(r'\s*File ".+", line \d+, in \S+$')
 RAISED = re.compile(r"(Fatal Python error|(\w+\.)*\w*(Error|Exception|Interrupt|Exit|Failed))\b")

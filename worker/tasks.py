@@ -36,7 +36,7 @@ from models.settings import Settings, get_settings
 from worker import finish
 from worker.claim import Claim, claim
 from worker.materials import CannotPlan
-from worker.plan import PLAN_FILE, RESULT_FILE, Result, dump, load_result
+from worker.plan import NO_SPACE_STATUS, PLAN_FILE, RESULT_FILE, Result, dump, load_result
 from worker.plans import make_plan
 from worker.supervise import LOG_FILE, Ended, Heartbeat, Stopped, nameless, run_child
 
@@ -143,7 +143,11 @@ def run_job(database: Database, settings: Settings, job_id: uuid.UUID, worker: s
         except Exception as error:
             span.fail(type(error).__name__)
             log.error("job.supervisor_failed", exc_info=True)
-            _retry_or_fail(database, taken, "internal", f"{type(error).__name__}: {error}")
+            if artifacts.is_full_disk(error):
+                artifacts.remove_folder(folder)  # a database beside it may need the space to say so
+                _fail(database, taken, "disk_full", "no space was left in the data folder")
+            else:
+                _retry_or_fail(database, taken, "internal", f"{type(error).__name__}: {error}")
         finally:
             artifacts.remove_folder(folder)
         crash_point("staging.removed")
@@ -203,6 +207,9 @@ def _conclude(database: Database, settings: Settings, taken: Claim, folder: Path
 
 def _conclude_result(database: Database, settings: Settings, taken: Claim, folder: Path, returncode: int) -> None:
     result_path = folder / RESULT_FILE
+    if returncode == NO_SPACE_STATUS:
+        _fail(database, taken, "disk_full", "no space was left even for the pipeline's result")
+        return
     if not result_path.exists():
         how = f"signal {-returncode}" if returncode < 0 else f"exit status {returncode}"
         tail = (folder / LOG_FILE).read_text(errors="replace")[-LOG_TAIL:]

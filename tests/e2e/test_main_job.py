@@ -123,6 +123,7 @@ def test_a_checkpoint_opens_as_safetensors_and_events_tell_the_story(
     assert "job.started" in [event["name"] for event in events]
 
 
+@pytest.mark.fault(2)
 def test_a_worker_killed_in_the_middle_of_a_job_leaves_one_version_and_no_process(
     service: Service, operator: httpx.Client, application: httpx.Client
 ) -> None:

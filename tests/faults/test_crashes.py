@@ -131,6 +131,10 @@ def test_the_product_has_the_crash_points_that_are_listed() -> None:
     assert found == set(POINTS)
 
 
+@pytest.mark.fault(24)
+@pytest.mark.fault(10)
+@pytest.mark.fault(3)
+@pytest.mark.fault(1)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_what_was_begun_comes_to_its_end_once(pair: Pair, case: Case) -> None:
     settings = pair.at(case.stage, **case.options)

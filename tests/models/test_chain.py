@@ -85,6 +85,7 @@ FIELDS = {
 }
 
 
+@pytest.mark.fault(13)
 @pytest.mark.parametrize("field", FIELDS)
 @pytest.mark.parametrize("position", [1, 4, 6])
 def test_a_changed_event_is_named(field: str, position: int, database: Database, sealed: list[uuid.UUID]) -> None:
@@ -101,6 +102,7 @@ def test_the_first_of_two_changed_events_is_named(database: Database, sealed: li
     assert (found.position, found.event) == (3, sealed[2])
 
 
+@pytest.mark.fault(13)
 def test_a_deleted_event_is_named(database: Database, sealed: list[uuid.UUID]) -> None:
     change(database, delete(Event).where(Event.id == sealed[3]))
     assert checked(database).first_bad == Bad(4, sealed[3], "the event was deleted")
@@ -117,6 +119,7 @@ def test_a_gap_in_the_positions_is_named(position: int, database: Database, seal
     assert checked(database).first_bad == Bad(position, None, why)
 
 
+@pytest.mark.fault(13)
 @pytest.mark.parametrize("forged", ["0" * 64, "no hash"])
 @pytest.mark.parametrize("position", [1, 4])
 def test_a_changed_hash_is_named(position: int, forged: str, database: Database, sealed: list[uuid.UUID]) -> None:

@@ -32,6 +32,7 @@ def test_a_database_of_another_release_is_refused(database: Database) -> None:
         schema.check(database)
 
 
+@pytest.mark.fault(24)
 def test_an_upgrade_copies_an_existing_sqlite_file_first(sqlite_settings: Settings) -> None:
     database = Database(sqlite_settings.database)
     with database.engine.begin() as connection:

@@ -36,6 +36,7 @@ def test_a_stopped_application_has_given_its_lease_back(sqlite_settings: Setting
     database.dispose()
 
 
+@pytest.mark.fault(7)
 def test_without_a_dispatcher_celery_is_not_even_loaded() -> None:
     script = "import sys, service.app; print(sorted({'celery', 'torch', 'numpy', 'PIL'} & set(sys.modules)))"
     found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

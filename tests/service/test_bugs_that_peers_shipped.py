@@ -77,6 +77,7 @@ def test_01_another_body_under_the_same_key_does_not_drop_the_second_persons_era
         assert len(session.scalars(select(DeletionRequest)).all()) == 2
 
 
+@pytest.mark.fault(1)
 def test_02_an_accepted_request_is_a_durable_row_before_the_answer_leaves(
     client: TestClient, settings: Settings, shop: Headers, digits: uuid.UUID
 ) -> None:
@@ -88,6 +89,7 @@ def test_02_an_accepted_request_is_a_durable_row_before_the_answer_leaves(
     another_process.dispose()
 
 
+@pytest.mark.fault(2)
 def test_03_a_killed_workers_job_is_taken_up_again_and_published_once(
     client: TestClient, database: Database, settings: Settings, shop: Headers, world: World, digits: uuid.UUID
 ) -> None:
@@ -154,6 +156,7 @@ def test_06_a_control_that_was_trained_on_is_refused_also_as_a_copy() -> None:
         check_controls_untouched(data, np.array([0, 1, 2]), np.array([3, 4, 5]))
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize("tolerance", [0.05, 0.10])
 def test_08_an_auc_of_0_40_is_over_unlearned_and_no_success(tolerance: float) -> None:
     controls = (np.arange(100) + 0.5) / 100

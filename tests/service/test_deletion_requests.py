@@ -89,6 +89,7 @@ def test_the_event_names_no_person(client: TestClient, world: Any, digits: uuid.
     assert not any(name in told for name in ("user-42", "train/00001", "crm-9911"))
 
 
+@pytest.mark.fault(15)
 def test_every_kind_of_selector_finds_its_sample(
     client: TestClient, world: Any, digits: uuid.UUID, shop: Headers
 ) -> None:
@@ -124,6 +125,7 @@ def test_a_key_takes_exact_copies_along_and_says_so(
     assert asked(world, answer["id"]) == [2, 3]
 
 
+@pytest.mark.fault(15)
 def test_what_was_named_before_is_a_duplicate(client: TestClient, world: Any, digits: uuid.UUID, shop: Headers) -> None:
     answer = post(client, shop, {"key": "train/00002"}, {"index": 2}, {"index": 3}, {"key": "train/00002"})
     assert outcomes(answer) == ["matched", "duplicate", "duplicate", "duplicate"]
@@ -140,6 +142,7 @@ def test_a_sample_in_another_open_request_is_pending_and_still_erased(
     assert count(world, Erasure) == 2
 
 
+@pytest.mark.fault(15)
 def test_a_control_needs_no_erasure_in_any_model(
     client: TestClient, world: Any, digits: uuid.UUID, shop: Headers
 ) -> None:
@@ -190,6 +193,7 @@ def test_a_sample_that_only_some_models_forgot_is_erased_in_all(
     assert answer.json()["models"] == ["digits-cnn", "second"]
 
 
+@pytest.mark.fault(15)
 def test_an_erased_control_is_known_by_keyed_hashes_of_its_names(
     client: TestClient, world: Any, digits: uuid.UUID, shop: Headers
 ) -> None:
@@ -218,6 +222,7 @@ def test_an_erased_control_is_known_by_keyed_hashes_of_its_names(
 # What is refused
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize(
     "samples",
     [
@@ -279,6 +284,7 @@ def test_more_than_ten_thousand_selectors_are_refused(client: TestClient, digits
     assert answer.status_code == 422
 
 
+@pytest.mark.fault(15)
 def test_none_found_is_refused_and_each_selector_named(
     client: TestClient, world: Any, digits: uuid.UUID, shop: Headers
 ) -> None:
@@ -288,6 +294,7 @@ def test_none_found_is_refused_and_each_selector_named(
     assert count(world, DeletionRequest) == 0
 
 
+@pytest.mark.fault(15)
 def test_some_not_found_are_refused_unless_partial(
     client: TestClient, world: Any, digits: uuid.UUID, shop: Headers
 ) -> None:
@@ -362,6 +369,7 @@ def test_only_the_named_models_are_asked(client: TestClient, world: Any, digits:
 # Large requests
 
 
+@pytest.mark.fault(16)
 def test_a_request_for_every_training_image_is_refused(
     client: TestClient, world: Any, digits: uuid.UUID, shop: Headers
 ) -> None:
@@ -369,11 +377,13 @@ def test_a_request_for_every_training_image_is_refused(
     assert count(world, DeletionRequest) == 0
 
 
+@pytest.mark.fault(16)
 def test_requests_cannot_empty_the_set_one_after_another(client: TestClient, digits: uuid.UUID, shop: Headers) -> None:
     assert post(client, shop, *({"index": index} for index in range(20))).status_code == 202
     assert post(client, shop, *({"index": index} for index in range(20, 40))).status_code == 422
 
 
+@pytest.mark.fault(16)
 def test_more_than_the_policys_share_waits_for_approval(client: TestClient, world: Any, shop: Headers) -> None:
     world.training_set("digits", "shop")
     world.model("digits-cnn", "digits", approval_share=0.2)
@@ -383,6 +393,7 @@ def test_more_than_the_policys_share_waits_for_approval(client: TestClient, worl
     assert (more["approval_required"], more["status"]) == (True, "awaiting_approval")
 
 
+@pytest.mark.fault(16)
 @pytest.mark.parametrize("probe", [0, 64])
 def test_a_whole_class_waits_for_approval(
     probe: int, client: TestClient, digits: uuid.UUID, shop: Headers, monkeypatch: pytest.MonkeyPatch
@@ -452,6 +463,7 @@ def test_a_key_that_is_too_long_or_not_printable_is_refused(
     assert client.post(URL, headers=headers, json=body({"index": 7})).status_code == 422
 
 
+@pytest.mark.fault(14)
 def test_a_hundred_equal_posts_at_once_make_one_request(
     client: TestClient, world: Any, digits: uuid.UUID, shop: Headers
 ) -> None:

@@ -63,6 +63,7 @@ def test_open_erasures_of_a_model_become_one_job(
     assert job.kind is JobKind.UNLEARN
 
 
+@pytest.mark.fault(17)
 @pytest.mark.usefixtures("digits")
 def test_a_request_that_comes_while_a_job_lives_waits_for_the_next(
     client: TestClient, database: Database, settings: Settings, shop: Headers
@@ -74,6 +75,7 @@ def test_a_request_that_comes_while_a_job_lives_waits_for_the_next(
     assert erasure_of(database, later).job_id is None
 
 
+@pytest.mark.fault(16)
 @pytest.mark.usefixtures("digits")
 def test_a_request_that_waits_for_approval_is_not_planned(
     client: TestClient, database: Database, settings: Settings, shop: Headers
@@ -99,6 +101,7 @@ def test_what_the_released_version_has_forgotten_is_done_at_once_with_it_as_evid
     assert (done.status, done.version_id) == (ErasureStatus.DONE, version.id)
 
 
+@pytest.mark.fault(7)
 @pytest.mark.parametrize(("hints", "seconds"), [(1, 60), (2, 120), (3, 240), (4, 480), (5, 600), (50, 600)])
 def test_hints_are_repeated_after_a_minute_and_then_less_often(hints: int, seconds: int) -> None:
     assert hinting.wait_after(hints) == timedelta(seconds=seconds)
@@ -119,6 +122,7 @@ def test_a_queued_job_is_hinted_once_and_again_when_its_wait_is_over(
     assert len(list((settings.data_dir / "broker" / "messages").iterdir())) == 2
 
 
+@pytest.mark.fault(7)
 @pytest.mark.usefixtures("digits")
 def test_a_broker_that_is_down_loses_nothing(
     client: TestClient, database: Database, settings: Settings, shop: Headers
@@ -172,6 +176,7 @@ def test_sealing_reads_the_last_seal_and_not_the_whole_log(database: Database) -
     assert max(rows) <= 1
 
 
+@pytest.mark.fault(3)
 def test_files_that_no_row_names_are_removed_and_others_stay(
     database: Database, settings: Settings, world: World, digits: uuid.UUID
 ) -> None:
@@ -186,6 +191,7 @@ def test_files_that_no_row_names_are_removed_and_others_stay(
     assert (settings.data_dir / "store/digits-cnn/1/checkpoint.safetensors").exists()
 
 
+@pytest.mark.fault(25)
 def test_one_of_two_dispatchers_works_and_the_other_takes_over_once_the_lease_is_over(
     database: Database, settings: Settings
 ) -> None:

@@ -85,6 +85,7 @@ def test_the_check_of_an_empty_log_says_so(client: TestClient, compliance: Heade
     assert found == {"intact": True, "sealed": 0, "unsealed": 0, "head": None, "first_bad": None}
 
 
+@pytest.mark.fault(13)
 def test_the_check_of_the_log_names_the_event_that_was_changed(
     client: TestClient, world: Any, jobs: list[uuid.UUID], compliance: Headers
 ) -> None:

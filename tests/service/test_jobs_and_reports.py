@@ -147,6 +147,7 @@ def test_a_report_is_served_byte_for_byte(
     assert answer.headers["ETag"] == f'"{hashlib.sha256(answer.content).hexdigest()}"'
 
 
+@pytest.mark.fault(13)
 @pytest.mark.parametrize("suffix", FILES)
 @pytest.mark.parametrize("harm", ["changed", "missing"])
 def test_a_report_that_was_changed_is_not_served(

@@ -185,6 +185,7 @@ def test_a_busy_database_asks_to_try_again_and_names_nobody(
     assert "alice" not in answer.text + capfd.readouterr().err
 
 
+@pytest.mark.fault(10)
 def test_a_commit_that_fails_is_answered_as_a_problem_not_as_accepted(
     client: TestClient, world: Any, operator: Headers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

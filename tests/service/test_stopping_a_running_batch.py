@@ -110,6 +110,7 @@ def test_the_child_is_stopped_and_the_other_request_is_queued_again(
     assert running.row().status is JobStatus.CANCELLED
 
 
+@pytest.mark.fault(23)
 def test_a_cancelled_job_loses_its_child_and_holds_its_requests(
     running: Running, client: TestClient, operator: Headers
 ) -> None:

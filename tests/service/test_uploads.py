@@ -150,6 +150,7 @@ def drafts(folder: Path) -> list[Path]:
     return list(folder.glob(".*")) if folder.exists() else []
 
 
+@pytest.mark.fault(12)
 def test_a_pickle_is_refused_before_the_rest_of_it_is_sent(settings: Settings, operator: Headers) -> None:
     with serving(settings) as (_, url):
         sending = http.client.HTTPConnection(urlsplit(url).netloc, timeout=10)
@@ -165,6 +166,7 @@ def test_a_pickle_is_refused_before_the_rest_of_it_is_sent(settings: Settings, o
     assert files(settings) == []
 
 
+@pytest.mark.fault(11)
 def test_an_upload_that_the_disk_has_no_room_for_is_refused_before_it_is_sent(
     settings: Settings, operator: Headers
 ) -> None:
@@ -182,6 +184,7 @@ def test_an_upload_that_the_disk_has_no_room_for_is_refused_before_it_is_sent(
     assert files(settings) == []
 
 
+@pytest.mark.fault(11)
 def test_a_disk_that_fills_up_meanwhile_ends_the_upload(
     client: TestClient, settings: Settings, operator: Headers, monkeypatch: pytest.MonkeyPatch
 ) -> None:

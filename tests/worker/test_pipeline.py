@@ -555,6 +555,7 @@ def test_each_request_is_judged_at_its_part_of_the_level(unlearn_plan, tmp_path)
     assert halved["after"]["slices"][0]["estimates"] == halved["after"]["audit"]["estimates"]
 
 
+@pytest.mark.fault(18)
 def test_accuracy_lost_on_controls_beyond_the_tolerance_fails_utility_and_only_that(unlearn_plan, tmp_path):
     plan = dataclasses.replace(unlearn_plan, compare_retrained=False)
     _, gentle = outcome_of(
@@ -670,6 +671,7 @@ def _truncate(source):
     path.write_bytes(path.read_bytes()[:60])
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize(
     ("spoil", "named"),
     [
@@ -765,6 +767,7 @@ def test_a_train_plan_that_cannot_be_done_is_refused(train_plan, tmp_path, chang
     assert failure(plan, tmp_path).code == "plan_invalid"
 
 
+@pytest.mark.fault(21)
 def test_a_pixel_changed_since_registration_is_found_in_live_rows_alone(unlearn_plan, tmp_path):
     pixels = np.fromfile(unlearn_plan.data.pixels, np.uint8).reshape(1797, 64)
     live = {*unlearn_plan.forget, *unlearn_plan.retain, *unlearn_plan.calibration, *unlearn_plan.audit_controls}
@@ -784,6 +787,7 @@ def test_a_pixel_changed_since_registration_is_found_in_live_rows_alone(unlearn_
     assert f"row {unlearn_plan.retain[7]} " in error.detail
 
 
+@pytest.mark.fault(21)
 def test_a_shortened_array_is_a_changed_data_set(unlearn_plan, tmp_path):
     (tmp_path / "labels").write_bytes(Path(unlearn_plan.data.labels).read_bytes()[:-4])
     plan = dataclasses.replace(
@@ -812,6 +816,7 @@ def _with(change):
     return spoil
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize(
     ("spoil", "known", "reason"),
     [
@@ -840,17 +845,20 @@ def test_a_spoilt_checkpoint_is_refused_before_use(
     assert reason in error.detail
 
 
+@pytest.mark.fault(18)
 def test_a_loss_that_is_not_finite_is_reported_as_divergence(train_plan, tmp_path):
     plan = dataclasses.replace(train_plan, recipe=dataclasses.replace(RECIPE, learning_rate=1e30, schedule="constant"))
     assert failure(plan, tmp_path).code == "diverged"
 
 
+@pytest.mark.fault(6)
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_job_for_a_gpu_never_runs_on_the_cpu(train_plan, tmp_path, monkeypatch):
     monkeypatch.setenv("AMUN_DEVICE", "cuda")
     assert failure(train_plan, tmp_path).code == "no_gpu"
 
 
+@pytest.mark.fault(11)
 def test_a_full_disk_is_reported_and_nothing_half_written_stays(tmp_path):
     (tmp_path / ".pixels.u8.part").symlink_to("/dev/full")
     plan = agreed.RegisterPlan(agreed.Source("builtin", "digits"), agreed.Controls(share=0.5), seed=0)
@@ -880,13 +888,13 @@ def test_a_process_that_fails_exits_with_1_and_says_why(unlearn_plan, tmp_path, 
 
 @pytest.fixture
 def memory(monkeypatch):
-    """Sets how many images of a batch the device's memory holds."""
+    """Sets how many images at a time the device's memory holds in training."""
 
     def holds(fits):
-        def retrain(*arguments, batch_size, **keywords):
-            if batch_size > fits:
+        def retrain(*arguments, batch_size, accumulate, **keywords):
+            if batch_size / accumulate > fits:
                 raise torch.OutOfMemoryError("out of memory")
-            return original(*arguments, batch_size=batch_size, **keywords)
+            return original(*arguments, batch_size=batch_size, accumulate=accumulate, **keywords)
 
         monkeypatch.setattr(baselines, "retrain", retrain)
 
@@ -894,7 +902,8 @@ def memory(monkeypatch):
     return holds
 
 
-def test_out_of_memory_is_tried_once_more_with_half_the_batch(unlearn_plan, tmp_path, memory):
+@pytest.mark.fault(5)
+def test_out_of_memory_is_tried_once_more_with_half_the_batch_at_a_time(unlearn_plan, tmp_path, memory):
     memory(16)
     result, lines = run_here(unlearn_plan, tmp_path)
     assert (result.status, result.batches_halved) == ("succeeded", True)
@@ -902,7 +911,8 @@ def test_out_of_memory_is_tried_once_more_with_half_the_batch(unlearn_plan, tmp_
     assert progress == sorted(progress)
 
 
-def test_out_of_memory_with_half_the_batch_is_a_failure(unlearn_plan, tmp_path, memory):
+@pytest.mark.fault(5)
+def test_out_of_memory_with_half_the_batch_at_a_time_is_a_failure(unlearn_plan, tmp_path, memory):
     memory(8)
     assert failure(unlearn_plan, tmp_path).code == "oom"
 
@@ -934,11 +944,13 @@ def long_job(train_plan, tmp_path):
     process.stdout.close()
 
 
+@pytest.mark.fault(3)
 def test_a_supervised_process_ends_when_its_supervisor_does(long_job):
     long_job.stdin.close()
     assert long_job.wait(timeout=5) == 1
 
 
+@pytest.mark.fault(22)
 def test_sigterm_ends_the_process_promptly(long_job):
     long_job.send_signal(signal.SIGTERM)
     assert long_job.wait(timeout=5) == -signal.SIGTERM

@@ -393,6 +393,7 @@ def test_the_strength_is_the_one_rehearsed_at_the_nearest_size_by_ratio(size: in
     assert nearest_strength(REHEARSED, size)["learning_rate"] == learning_rate
 
 
+@pytest.mark.fault(11)
 def test_a_job_that_would_not_fit_on_the_disk_is_refused_before_it_starts(rows: Rows, tmp_path: Path) -> None:
     model = rows.model("one")
     rows.request(model, 1)

@@ -239,6 +239,7 @@ def test_a_failed_batch_is_retried_with_another_seed_and_finishes(batch: Batch) 
     assert isinstance(made.retry_of_id, uuid.UUID)
 
 
+@pytest.mark.fault(17)
 def test_a_job_whose_base_is_no_longer_served_starts_again_from_what_is(batch: Batch) -> None:
     # Kept back, and never taught what a request asks for that waits beside the batch.
     kept_back = version(batch, VersionStatus.QUARANTINED, never_trained=batch.forget)

@@ -113,6 +113,7 @@ def test_a_finished_job_publishes_its_files_and_inserts_its_samples(
     assert list((settings.data_dir / "staging").iterdir()) == []
 
 
+@pytest.mark.fault(8)
 def test_parallel_deliveries_of_a_hint_claim_a_job_once(database: Database, settings: Settings, job: uuid.UUID) -> None:
     with ThreadPoolExecutor(8) as pool:
         taken = list(pool.map(lambda number: claim(database, settings, job, f"worker {number}"), range(8)))
@@ -140,6 +141,7 @@ def test_a_failure_of_the_pipeline_fails_the_job_and_its_training_set(
     assert (made.status, made.error) == (TrainingSetStatus.FAILED, ended.error)
 
 
+@pytest.mark.fault(6)
 def test_without_a_gpu_the_job_waits_and_the_attempt_is_not_counted(
     database: Database, settings: Settings, job: uuid.UUID
 ) -> None:
@@ -150,6 +152,7 @@ def test_without_a_gpu_the_job_waits_and_the_attempt_is_not_counted(
     assert timedelta(seconds=50) < waiting.not_before - now() <= timedelta(seconds=60)
 
 
+@pytest.mark.fault(4)
 def test_a_child_that_is_killed_three_times_fails_the_job_with_the_reason(
     database: Database, settings: Settings, job: uuid.UUID
 ) -> None:
@@ -173,6 +176,7 @@ def test_a_file_with_another_hash_than_the_result_says_is_never_published(
     assert not (settings.data_dir / "store").exists()
 
 
+@pytest.mark.fault(9)
 def test_a_fenced_attempt_kills_its_child_and_writes_nothing(
     database: Database, settings: Settings, job: uuid.UUID
 ) -> None:
@@ -185,6 +189,7 @@ def test_a_fenced_attempt_kills_its_child_and_writes_nothing(
     assert (look(database, job).status, look(database, job).worker) == (JobStatus.RUNNING, "another")
 
 
+@pytest.mark.fault(9)
 def test_a_fenced_attempt_that_has_finished_removes_what_it_published(
     database: Database, settings: Settings, job: uuid.UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -203,6 +208,7 @@ def test_a_fenced_attempt_that_has_finished_removes_what_it_published(
     assert list(settings.data_dir.glob("store/*/*")) == []
 
 
+@pytest.mark.fault(23)
 def test_a_cancelled_job_loses_its_child_and_its_training_set_says_so(
     database: Database, settings: Settings, job: uuid.UUID
 ) -> None:
@@ -215,6 +221,7 @@ def test_a_cancelled_job_loses_its_child_and_its_training_set_says_so(
     assert training_set(database).status is TrainingSetStatus.FAILED
 
 
+@pytest.mark.fault(22)
 def test_a_worker_that_shuts_down_gives_the_job_back_without_counting_the_attempt(
     database: Database, settings: Settings, job: uuid.UUID
 ) -> None:
@@ -247,6 +254,7 @@ def test_the_heartbeat_extends_the_lease_and_shows_progress(
     thread.join(15)
 
 
+@pytest.mark.fault(3)
 def test_the_child_dies_with_a_supervisor_that_is_killed(sqlite_settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "plan.json").write_text("{}")
     code = (
@@ -265,6 +273,7 @@ def test_the_child_dies_with_a_supervisor_that_is_killed(sqlite_settings: Settin
     until(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE, seconds=5)
 
 
+@pytest.mark.fault(4)
 def test_an_expired_lease_gives_the_job_back_twice_and_fails_it_the_third_time(
     database: Database, settings: Settings, job: uuid.UUID
 ) -> None:

@@ -22,8 +22,18 @@ def choose_device() -> torch.device:
     if setting == "cuda" and not available:
         raise Failed("no_gpu", "AMUN_DEVICE is cuda and torch finds no GPU")
     if available:
+        _answers()
+    if available:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
     return torch.device("cuda" if available else "cpu")
+
+
+def _answers() -> None:
+    """Raises Failed(no_gpu) where the GPU that is listed does nothing: it fell off the bus, or another process has it."""
+    try:
+        torch.zeros(1, device="cuda").item()
+    except torch.AcceleratorError as error:
+        raise Failed("no_gpu", f"the GPU does not answer: {error}") from error
 
 
 def references_together(device: torch.device) -> int:

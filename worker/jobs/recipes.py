@@ -57,6 +57,7 @@ def finetuning(spec: agreed.UnlearnSpec) -> dict[str, Any]:
         "retain_share": spec.retain_share,
         "saliency_share": spec.saliency_share,
         "mixed_precision": spec.mixed_precision,
+        "accumulate": spec.accumulate,
     }
 
 

@@ -30,6 +30,7 @@ def unlearn(
     augment: bool,
     seed: int,
     mixed_precision: bool = False,
+    accumulate: int = 1,
     on_epoch: OnEpoch | None = None,
 ) -> nn.Module:
     """A copy of ``network``, in evaluation mode, fine-tuned so that it no longer shows the forget set; section 4.
@@ -48,7 +49,7 @@ def unlearn(
         saliency_share: AMUN+SalUn, only this share of the weights moves, see `finetuning.saliency`; None: all.
         augment: random crop and flip on the retained and forget set; the adversarial set is never augmented, because
             a moved example is no longer the nearest one.
-        schedule, seed, mixed_precision: see `finetuning.finetune`.
+        schedule, seed, mixed_precision, accumulate: see `finetuning.finetune`.
 
     Raises:
         ValueError: an empty forget set, an unknown form, a form that needs a retained set where there is none, rows of
@@ -75,6 +76,8 @@ def unlearn(
         parts.append(Part(*retain, movable=True, share=retain_share))
     if "forget" in form:
         parts.append(Part(*forget, movable=True))
+    at_once = -(-batch_size // accumulate)
+    mask = None if saliency_share is None else saliency(network, forget, share=saliency_share, batch_size=at_once)
     return finetune(
         network,
         parts,
@@ -87,6 +90,7 @@ def unlearn(
         augment=augment,
         seed=seed,
         mixed_precision=mixed_precision,
-        mask=None if saliency_share is None else saliency(network, forget, share=saliency_share, batch_size=batch_size),
+        accumulate=accumulate,
+        mask=mask,
         on_epoch=on_epoch,
     )

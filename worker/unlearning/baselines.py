@@ -30,6 +30,7 @@ def retrain(
     seed: int,
     mixed_precision: bool = False,
     compiled: bool = False,
+    accumulate: int = 1,
     on_epoch: OnEpoch | None = None,
 ) -> nn.Module:
     """Exact unlearning: a network trained from random weights on the retained images alone.
@@ -54,6 +55,7 @@ def retrain(
         seed=seed,
         mixed_precision=mixed_precision,
         compiled=compiled,
+        accumulate=accumulate,
         on_epoch=on_epoch,
     )
 

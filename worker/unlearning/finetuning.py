@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD
 
+from worker.unlearning import training
 from worker.unlearning.training import OnEpoch, augmented, bfloat16, finite, normalize_by_batch, shuffled_batches
 
 SCHEDULES: dict[str, Callable[[float, int], float]] = {
@@ -52,6 +53,7 @@ def finetune(
     augment: bool,
     seed: int,
     mixed_precision: bool = False,
+    accumulate: int = 1,
     mask: Mask | None = None,
     penalty: Callable[[nn.Module, int], Tensor] | None = None,
     ascend: bool = False,
@@ -64,7 +66,7 @@ def finetune(
             every epoch or every fifth.
         augment: random crop and flip of the parts that may be moved.
         seed: fixes order, draws and augmentation.
-        mixed_precision: see `training.train`.
+        mixed_precision, accumulate: see `training.train`.
         mask: the weights outside it keep their value exactly. The update is masked, not the gradient: momentum and
             weight decay would move them all the same.
         penalty: added to each batch's loss; called with the network and the epoch from 1.
@@ -97,17 +99,19 @@ def finetune(
             batch = images[rows]
             if augment:
                 batch = torch.where(movable[rows].view(-1, 1, 1, 1), augmented(batch, generator), batch)
-            with bfloat16(device, mixed_precision):
-                losses = F.cross_entropy(network(batch), labels[rows], reduction="none")
-            loss = (losses * factors[rows]).mean()
-            if penalty:
-                loss = loss + penalty(network, epoch)
             optimizer.zero_grad()
-            (-loss if ascend else loss).backward()
+            for part in training.parts(len(rows), accumulate):
+                with bfloat16(device, mixed_precision):
+                    losses = F.cross_entropy(network(batch[part]), labels[rows[part]], reduction="none")
+                loss = (losses * factors[rows[part]]).mean()
+                if penalty:
+                    loss = loss + penalty(network, epoch)
+                share = len(losses) / len(rows)
+                (-loss * share if ascend else loss * share).backward()
+                total += loss.detach() * len(losses)
             optimizer.step()
             if mask:
                 _put_back(network, mask, before)
-            total += loss.detach() * len(rows)
         mean_loss = finite(total / len(drawn), epoch)
         if on_epoch:
             on_epoch(epoch, mean_loss, network)

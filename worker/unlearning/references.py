@@ -74,6 +74,7 @@ def train(
     together: int = 1,
     mixed_precision: bool = False,
     compiled: bool = False,
+    accumulate: int = 1,
 ) -> Iterator[Reference]:
     """Train the references and yield each as it ends, in their order, so that signals are saved at once.
 
@@ -103,6 +104,7 @@ def train(
                 seed=int(drawn(seed, index).integers(2**31)),
                 mixed_precision=mixed_precision,
                 compiled=compiled,
+                accumulate=accumulate,
             )
             return Reference(index, network, signal(infer(network, inputs), labels))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from itertools import pairwise
 
 import torch
 import torch.nn.functional as F
@@ -34,6 +35,7 @@ def train(
     seed: int,
     mixed_precision: bool = False,
     compiled: bool = False,
+    accumulate: int = 1,
     on_epoch: OnEpoch | None = None,
 ) -> nn.Module:
     """Train ``network`` in place with SGD on cross-entropy; returns it in evaluation mode.
@@ -48,6 +50,8 @@ def train(
         seed: fixes the order of the images and the augmentation.
         mixed_precision: bfloat16 where CUDA's autocast uses it; nothing on a CPU.
         compiled: steps by ``torch.compile``, which takes a C++ compiler and a minute before the first step.
+        accumulate: each batch passes in so many `parts`, whose gradients are summed before the step; batch norm sees the
+            parts. For a device that cannot hold a batch.
 
     Raises:
         Diverged: the loss of an epoch is not finite.
@@ -64,13 +68,14 @@ def train(
         for batch in shuffled_batches(len(inputs), batch_size, generator):
             rows = batch.to(inputs.device)
             images = augmented(inputs[rows], generator) if augment else inputs[rows]
-            with bfloat16(inputs.device, mixed_precision):
-                loss = F.cross_entropy(forward(images), labels[rows])
             optimizer.zero_grad()
-            loss.backward()
+            for part in parts(len(batch), accumulate):
+                with bfloat16(inputs.device, mixed_precision):
+                    loss = F.cross_entropy(forward(images[part]), labels[rows[part]])
+                (loss * (len(images[part]) / len(batch))).backward()
+                total += loss.detach() * len(images[part])
             optimizer.step()
             scheduler.step()
-            total += loss.detach() * len(batch)
         mean_loss = finite(total / len(inputs), epoch)
         if on_epoch:
             on_epoch(epoch, mean_loss, network)
@@ -101,6 +106,19 @@ def shuffled_batches(count: int, batch_size: int, generator: torch.Generator) ->
     if len(batches) > 1 and len(batches[-1]) == 1:
         batches[-2:] = [torch.cat(batches[-2:])]
     return batches
+
+
+def parts(count: int, accumulate: int) -> list[slice]:
+    """``range(count)`` in at most ``accumulate`` parts that differ by one at most, none of a single image if it can be.
+
+    Raises:
+        ValueError: ``accumulate`` is below 1.
+    """
+    if accumulate < 1:
+        raise ValueError(f"a batch cannot pass in {accumulate} parts")
+    number = max(1, min(accumulate, count // 2))
+    bounds = [count * part // number for part in range(number + 1)]
+    return [slice(start, end) for start, end in pairwise(bounds)]
 
 
 def normalize_by_batch(network: nn.Module, images: int) -> None:
@@ -136,17 +154,30 @@ def augmented(batch: Tensor, generator: torch.Generator) -> Tensor:
 
 @torch.no_grad()
 def infer(network: nn.Module, inputs: Tensor, *, batch_size: int = 512) -> Tensor:
-    """Logits in evaluation mode, float32, N x classes, on the device of ``inputs``; the network's mode is restored."""
+    """Logits in evaluation mode, float32, N x classes, on the device of ``inputs``; the network's mode is restored.
+
+    A batch that does not fit into the memory passes in halves, for the logits of an image do not depend on the others.
+    """
     was_training = network.training
     network.eval()
-    logits = [network(batch).float() for batch in inputs.split(batch_size)]
-    network.train(was_training)
-    return torch.cat(logits)
+    try:
+        return torch.cat([_logits(network, batch) for batch in inputs.split(batch_size)])
+    finally:
+        network.train(was_training)
 
 
 def accuracy(network: nn.Module, inputs: Tensor, labels: Tensor) -> float:
     """Share of images whose largest logit is their label, 0..1."""
     return (infer(network, inputs).argmax(1) == labels).float().mean().item()
+
+
+def _logits(network: nn.Module, batch: Tensor) -> Tensor:
+    try:
+        return network(batch).float()  # type: ignore[no-any-return]
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+    return torch.cat([_logits(network, half) for half in batch.chunk(2)])
 
 
 def _scheduler(

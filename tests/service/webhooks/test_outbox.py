@@ -317,6 +317,7 @@ def test_a_round_that_dies_before_its_commit_is_told_once_by_the_next(
     assert len(told(database, own)) == len(told(database, second)) == 2
 
 
+@pytest.mark.fault(25)
 @pytest.mark.usefixtures("digits")
 def test_dispatchers_at_the_same_moment_tell_it_once(
     client: TestClient, database: Database, settings: Settings, shop: Headers
@@ -345,6 +346,7 @@ def test_dispatchers_at_the_same_moment_tell_it_once(
     assert len(told(database, own)) == len(told(database, second)) == 8
 
 
+@pytest.mark.fault(25)
 def test_the_first_round_of_two_dispatchers_makes_one_cursor(database: Database, settings: Settings) -> None:
     with database.write() as session:
         record_event(session, "one", "job", 1, "test")

@@ -247,6 +247,7 @@ def test_what_cannot_be_done_is_refused():
         amun.unlearn(network, forget, adversarial=none, **FINETUNING | {"form": "adversarial"})
 
 
+@pytest.mark.fault(18)
 def test_a_loss_that_is_not_a_number_stops_unlearning():
     forget, retain, found = case()
     found.inputs[0] = float("nan")

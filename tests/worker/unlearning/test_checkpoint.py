@@ -29,6 +29,7 @@ def changed(change):
     return save(tensors)
 
 
+@pytest.mark.fault(12)
 @pytest.mark.parametrize(
     ("content", "reason"),
     [

@@ -80,6 +80,7 @@ def broken(colour):
     }
 
 
+@pytest.mark.fault(20)
 @pytest.mark.parametrize("name", broken(np.zeros((5, 7, 3), dtype=np.uint8)))
 def test_what_is_no_whole_image_is_refused_by_name(colour, name):
     with pytest.raises(images.DataError, match=name):

@@ -37,6 +37,7 @@ def test_an_estimate_that_may_lie_outside_is_inconclusive():
     assert judge([primary(0.01, 0.06)], **RULE).value is Value.INCONCLUSIVE  # 0.01 + 1.645 x 0.06 > 0.10
 
 
+@pytest.mark.fault(19)
 @pytest.mark.parametrize(("estimate", "value"), [(0.12, Value.UNDER_UNLEARNED), (-0.12, Value.OVER_UNLEARNED)])
 def test_an_estimate_outside_and_different_from_zero_fails_by_its_sign(estimate, value):
     verdict = judge([primary(estimate, 0.04)], **RULE)
