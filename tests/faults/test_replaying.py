@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -50,8 +51,8 @@ def registering(tmp_path: Path, **options: object) -> tuple[int, agreed.Result |
     """Exit status of a child, and its result."""
     plan = agreed.RegisterPlan(agreed.Source("builtin", "digits"), agreed.Controls(share=0.4), seed=1)
     (tmp_path / agreed.PLAN_FILE).write_text(agreed.dump(plan))
-    command = [*replaying.command(rows=10, **options).split(), str(tmp_path / agreed.PLAN_FILE), str(tmp_path)]
-    done = subprocess.run(command, stdin=subprocess.PIPE, capture_output=True, cwd="/", timeout=60)
+    command = [*shlex.split(replaying.command(rows=10, **options)), str(tmp_path / agreed.PLAN_FILE), str(tmp_path)]
+    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, cwd="/", timeout=60)
     result = tmp_path / agreed.RESULT_FILE
     return done.returncode, agreed.load_result(result) if result.exists() else None
 
