@@ -26,7 +26,8 @@ ENVIRONMENT = dict.fromkeys(("device", "hardware", "python", "torch", "code_vers
 
 def main() -> int:
     options = arguments()
-    threading.Thread(target=_exit_with_supervisor, daemon=True).start()
+    if options.supervised:
+        threading.Thread(target=_exit_with_supervisor, daemon=True).start()
     plan = agreed.load_plan(options.plan)
     misbehaves = options.kind in (None, plan.kind) and _first_time(options.once)
     phases = PHASES[plan.kind]
@@ -46,7 +47,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.replaying", description=__doc__)
     parser.add_argument("plan", type=Path)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--supervised", action="store_true", help="as every child is told")
+    parser.add_argument("--supervised", action="store_true", help="exit when standard input ends")
     parser.add_argument("--rows", type=int, help="of a set that is registered; default: as many as were recorded")
     parser.add_argument("--case", choices=outcomes.CASES, help="what an unlearn job finds; default: by its size")
     parser.add_argument("--scores", action="store_true", help="keep single scores, of which reports draw plots")
