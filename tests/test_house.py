@@ -69,6 +69,11 @@ def test_every_lasting_container_has_a_health_check(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"]
 
 
+@pytest.mark.parametrize("name", [name for name in SERVICES if name != "migrate"])
+def test_every_lasting_container_comes_back_unless_it_was_stopped(name: str) -> None:
+    assert SERVICES[name]["restart"] == "unless-stopped"
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_image_tags_are_exact(name: str) -> None:
     assert re.fullmatch(r"[a-z-]+:\d+\.\d+(\.\d+)?(-[a-z]+)?", SERVICES[name]["image"])
@@ -76,14 +81,20 @@ def test_image_tags_are_exact(name: str) -> None:
 
 def test_only_the_api_is_reachable_and_only_from_this_host() -> None:
     ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert ports == {"service": ["127.0.0.1:8000:8000"]}
+    assert ports == {
+        "service": ["127.0.0.1:${AMUN_PORT:-8000}:8000"],
+        "service-2": ["127.0.0.1:${AMUN_PORT_2:-8001}:8000"],
+    }
 
 
-def test_the_gpu_worker_reserves_a_gpu_and_never_falls_back_to_the_cpu() -> None:
-    worker = SERVICES["worker"]
-    (device,) = worker["deploy"]["resources"]["reservations"]["devices"]
-    assert device["capabilities"] == ["gpu"]
-    assert worker["environment"]["AMUN_DEVICE"] == "cuda"
+def test_each_gpu_worker_reserves_a_gpu_of_its_own_and_never_falls_back_to_the_cpu() -> None:
+    reserved = []
+    for worker in (SERVICES["worker"], SERVICES["worker-2"]):
+        (device,) = worker["deploy"]["resources"]["reservations"]["devices"]
+        assert device["capabilities"] == ["gpu"]
+        assert worker["environment"]["AMUN_DEVICE"] == "cuda"
+        reserved += device["device_ids"]
+    assert sorted(set(reserved)) == sorted(reserved)
     assert SERVICES["worker-cpu"]["environment"]["AMUN_DEVICE"] == "cpu"
 
 
@@ -95,6 +106,7 @@ def test_the_containers_start_what_the_embedded_way_starts() -> None:
     assert embedded.startswith(composed)
     docker = (ROOT / "Dockerfile").read_text().replace('", "', " ")
     assert " ".join(api_command("0.0.0.0", 8000)[2:9]) in docker
+    assert api_command("0.0.0.0", 8000)[2:] == SERVICES["service"]["command"] == SERVICES["service-2"]["command"]
 
 
 def test_compose_accepts_the_file() -> None:
@@ -103,7 +115,7 @@ def test_compose_accepts_the_file() -> None:
         reason = "neither `docker compose` nor docker-compose is installed"
         pytest.fail(reason) if os.environ.get("AMUN_REQUIRE_SERVERS") == "1" else pytest.skip(reason)
     environment = {**os.environ, "POSTGRES_PASSWORD": "only-for-this-test"}
-    for profile in ("gpu", "cpu"):
+    for profile in ("gpu", "gpu-2", "cpu"):
         done = subprocess.run(
             [*composer, "--profile", profile, "config", "--quiet"],
             cwd=ROOT,
