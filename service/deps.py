@@ -9,6 +9,7 @@ from fastapi import Depends, Path, Request
 from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.orm import Session
 
+from models.crashes import crash_point
 from models.records import Model, ModelVersion, Role, TrainingSet, TrainingSetApplication
 from models.session import Database
 from models.settings import Settings
@@ -57,6 +58,8 @@ def _read(database: CurrentDatabase) -> Iterator[Session]:
 def _write(database: CurrentDatabase) -> Iterator[Session]:
     with database.write() as session:
         yield session
+        crash_point("request.before_commit")
+    crash_point("request.after_commit")
 
 
 # scope="function" commits before the response leaves. The limits stay below the number of threads in the pool together:

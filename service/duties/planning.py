@@ -9,6 +9,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from models.base import now
+from models.crashes import crash_point
 from models.holdings import forgotten, samples_of
 from models.moves import advance
 from models.parameters import BATCH_MARGIN
@@ -46,6 +47,7 @@ def plan(database: Database, settings: Settings) -> int:
         try:
             with database.write() as session:
                 planned += _plan_model(session, settings, model_id)
+            crash_point("plan.after_model")
         except IntegrityError:  # the partial unique index: another dispatcher planned this model
             continue
     return planned

@@ -7,6 +7,7 @@ from datetime import timedelta
 from sqlalchemy import exists, select
 from sqlalchemy.exc import IntegrityError
 
+from models.crashes import crash_point
 from models.evidence import GENESIS, seal
 from models.records import Event, EventSeal
 from models.session import Database
@@ -45,6 +46,9 @@ def seal_events(database: Database, *, everything: bool = False) -> int:
     try:
         with database.write() as session:
             session.add_all(seals)
+            session.flush()
+            crash_point("seal.before_commit")
+        crash_point("seal.after_commit")
     except IntegrityError:  # another dispatcher sealed at these positions
         return 0
     return len(seals)
