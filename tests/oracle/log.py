@@ -33,11 +33,13 @@ def untold(session: Session) -> Iterator[str]:
 def deliveries(session: Session) -> Iterator[str]:
     """One delivery for each webhook and message that follows from the log; each says what became of it."""
     made: defaultdict[object, Counter[tuple[object, str]]] = defaultdict(Counter)
+    numbered: defaultdict[object, list[int]] = defaultdict(list)
     answered = Counter(
         (attempt.webhook_id, attempt.delivery_number)
         for attempt in session.scalars(select(WebhookAttempt).where(WebhookAttempt.error.is_(None)))
     )
     for delivery in session.scalars(select(WebhookDelivery)):
+        numbered[delivery.webhook_id].append(delivery.number)
         name = f"delivery {delivery.number} of webhook {delivery.webhook_id}"
         if delivery.event_id is not None:
             made[delivery.webhook_id][delivery.event_id, delivery.type] += 1
@@ -50,8 +52,13 @@ def deliveries(session: Session) -> Iterator[str]:
         for (event, kind), number in made[webhook.id].items():
             if number > 1:
                 yield f"webhook {webhook.id} has {number} deliveries of {kind} for event {event}"
-        for event, kind in sorted(expected.get(webhook.id, set()) - set(made[webhook.id]), key=str):
-            yield f"webhook {webhook.id} has no delivery of {kind} for event {event}"
+        numbers = sorted(numbered[webhook.id])
+        first = numbers[0] if numbers else webhook.deliveries + 1
+        if numbers != list(range(first, webhook.deliveries + 1)):
+            yield f"webhook {webhook.id} has given {webhook.deliveries} numbers, and some of them are of no delivery"
+        untold = sorted(expected.get(webhook.id, set()) - set(made[webhook.id]), key=str)
+        if len(untold) > first - 1:  # those before the first were old, and are pruned
+            yield f"webhook {webhook.id} has no delivery for {len(untold)} messages, such as {untold[-1]}"
 
 
 def _expected(session: Session) -> dict[object, set[tuple[object, str]]]:
