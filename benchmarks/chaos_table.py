@@ -33,7 +33,8 @@ def table(document: dict[str, Any]) -> str:
         f"| jobs that succeeded | {jobs} |",
         f"| attempts that they took | {attempts} |",
         f"| given back to the queue | {requeued or 'none'} |",
-        f"| POSTs accepted, repeated ones included; tries that got no answer or a 5xx | {posts['accepted']}; {posts['sent_again']} |",
+        f"| POSTs accepted, repeated ones included | {posts['accepted']} |",
+        f"| tries that got no answer or a 5xx | {posts['sent_again']} |",
         f"| from the first request until every client was through | {document['seconds']:.0f} s |",
         "",
         f"Seconds from a kill until the service did again what the killed process is for (limit "

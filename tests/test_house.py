@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from models.parameters import NETWORKS
+from tests.composed import filled, parts
 from worker.unlearning.networks import NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -109,21 +110,51 @@ def test_the_containers_start_what_the_embedded_way_starts() -> None:
     assert api_command("0.0.0.0", 8000)[2:] == SERVICES["service"]["command"] == SERVICES["service-2"]["command"]
 
 
-def test_compose_accepts_the_file() -> None:
+def test_compose_reads_the_file_as_the_tests_of_the_topology_do() -> None:
     composer = _compose()
     if composer is None:
         reason = "neither `docker compose` nor docker-compose is installed"
         pytest.fail(reason) if os.environ.get("AMUN_REQUIRE_SERVERS") == "1" else pytest.skip(reason)
-    environment = {**os.environ, "POSTGRES_PASSWORD": "only-for-this-test"}
-    for profile in ("gpu", "gpu-2", "cpu"):
-        done = subprocess.run(
-            [*composer, "--profile", profile, "config", "--quiet"],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
+    given = {"POSTGRES_PASSWORD": "only-for-this-test"}
+    profiles = ["gpu", "gpu-2", "cpu"]
+    done = subprocess.run(
+        [*composer, *(f"--profile={profile}" for profile in profiles), "config"],
+        cwd=ROOT,
+        env={**os.environ, **given},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    services = yaml.safe_load(done.stdout)["services"]
+    read = {part.name: part for profile in profiles for part in parts(profile, given)}
+    assert read.keys() == services.keys()
+    for name, part in read.items():
+        assert part.command == (services[name].get("command") or [])
+        assert part.environment == services[name].get("environment", {})
+        assert part.scale == services[name].get("scale", 1)
+        if part.check is not None:
+            assert part.check.command == services[name]["healthcheck"]["test"][1:]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("${SET}", "1"),
+        ("a ${SET:-2} b", "a 1 b"),
+        ("${EMPTY:-2}", "2"),
+        ("${EMPTY-2}", ""),
+        ("${UNSET-2}", "2"),
+        ("${UNSET}", ""),
+        ("$${SET}", "${SET}"),
+    ],
+)
+def test_variables_are_filled_in_as_compose_does_it(text: str, value: str) -> None:
+    assert filled(text, {"SET": "1", "EMPTY": ""}) == value
+
+
+def test_a_variable_that_the_file_requires_is_missed() -> None:
+    with pytest.raises(ValueError, match="set it in"):
+        parts("cpu", {})
 
 
 def _compose() -> list[str] | None:
