@@ -73,7 +73,8 @@ def recoveries(
         own = ("a POST accepted by the process", _first(post.at for post in posts if post.url == urls.get(kill.name)))
         done = ("a job succeeded", _first(end for _, end in jobs if end > kill.at))
         told = ("a job planned and succeeded", _first(end for made, end in jobs if made > kill.at))
-        lost = [_again(job, finished[job], kill, kills, claims) for job in kill.running]
+        held = [job for job in kill.running if (finished[job] or kill.at) >= kill.at]  # others ended just before it
+        lost = [_again(job, finished[job], kill, kills, claims) for job in held]
         came = {"service": [post, own], "redis": [told], "db": [post, done], "worker": lost or [done]}[kill.piece]
         found += [_told(kill, what, at) for what, at in came if at is not None]
     return found

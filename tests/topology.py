@@ -27,6 +27,7 @@ from tests.container import Container, wait_for
 ROOT = Path(__file__).resolve().parent.parent
 PASSWORD = "of-this-topology-alone"
 HEALTHY_SECONDS = 90.0
+LOOK_SECONDS = 0.4  # between two health checks, each of which starts an interpreter
 SERVERS = ("initdb", "postgres", "pg_isready", "redis-server", "redis-cli")
 
 
@@ -103,7 +104,7 @@ class Topology:
                     container.start()
                 return container.healthy()
 
-            wait_for(f"a healthy {container.name}", ready, HEALTHY_SECONDS)
+            wait_for(f"a healthy {container.name}", ready, HEALTHY_SECONDS, pause=LOOK_SECONDS)
 
         with ThreadPoolExecutor() as pool:
             try:
