@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from models.parameters import NETWORKS
+from tests.composed import filled, parts
 from worker.unlearning.networks import NAMES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -70,6 +71,11 @@ def test_every_lasting_container_has_a_health_check(name: str) -> None:
     assert SERVICES[name]["healthcheck"]["test"]
 
 
+@pytest.mark.parametrize("name", [name for name in SERVICES if name != "migrate"])
+def test_every_lasting_container_comes_back_unless_it_was_stopped(name: str) -> None:
+    assert SERVICES[name]["restart"] == "unless-stopped"
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_image_tags_are_exact(name: str) -> None:
     assert re.fullmatch(r"[a-z-]+:\d+\.\d+(\.\d+)?(-[a-z]+)?", SERVICES[name]["image"])
@@ -77,15 +83,21 @@ def test_image_tags_are_exact(name: str) -> None:
 
 def test_only_the_api_is_reachable_and_only_from_this_host() -> None:
     ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
-    assert ports == {"service": ["127.0.0.1:8000:8000"]}
+    assert ports == {
+        "service": ["127.0.0.1:${AMUN_PORT:-8000}:8000"],
+        "service-2": ["127.0.0.1:${AMUN_PORT_2:-8001}:8000"],
+    }
 
 
 @pytest.mark.fault(6)
-def test_the_gpu_worker_reserves_a_gpu_and_never_falls_back_to_the_cpu() -> None:
-    worker = SERVICES["worker"]
-    (device,) = worker["deploy"]["resources"]["reservations"]["devices"]
-    assert device["capabilities"] == ["gpu"]
-    assert worker["environment"]["AMUN_DEVICE"] == "cuda"
+def test_each_gpu_worker_reserves_a_gpu_of_its_own_and_never_falls_back_to_the_cpu() -> None:
+    reserved = []
+    for worker in (SERVICES["worker"], SERVICES["worker-2"]):
+        (device,) = worker["deploy"]["resources"]["reservations"]["devices"]
+        assert device["capabilities"] == ["gpu"]
+        assert worker["environment"]["AMUN_DEVICE"] == "cuda"
+        reserved += device["device_ids"]
+    assert sorted(set(reserved)) == sorted(reserved)
     assert SERVICES["worker-cpu"]["environment"]["AMUN_DEVICE"] == "cpu"
 
 
@@ -97,23 +109,54 @@ def test_the_containers_start_what_the_embedded_way_starts() -> None:
     assert embedded.startswith(composed)
     docker = (ROOT / "Dockerfile").read_text().replace('", "', " ")
     assert " ".join(api_command("0.0.0.0", 8000)[2:9]) in docker
+    assert api_command("0.0.0.0", 8000)[2:] == SERVICES["service"]["command"] == SERVICES["service-2"]["command"]
 
 
-def test_compose_accepts_the_file() -> None:
+def test_compose_reads_the_file_as_the_tests_of_the_topology_do() -> None:
     composer = _compose()
     if composer is None:
         reason = "neither `docker compose` nor docker-compose is installed"
         pytest.fail(reason) if os.environ.get("AMUN_REQUIRE_SERVERS") == "1" else pytest.skip(reason)
-    environment = {**os.environ, "POSTGRES_PASSWORD": "only-for-this-test"}
-    for profile in ("gpu", "cpu"):
-        done = subprocess.run(
-            [*composer, "--profile", profile, "config", "--quiet"],
-            cwd=ROOT,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
-        assert done.returncode == 0, done.stderr
+    given = {"POSTGRES_PASSWORD": "only-for-this-test"}
+    profiles = ["gpu", "gpu-2", "cpu"]
+    done = subprocess.run(
+        [*composer, *(f"--profile={profile}" for profile in profiles), "config"],
+        cwd=ROOT,
+        env={**os.environ, **given},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    services = yaml.safe_load(done.stdout)["services"]
+    read = {part.name: part for profile in profiles for part in parts(profile, given)}
+    assert read.keys() == services.keys()
+    for name, part in read.items():
+        assert part.command == (services[name].get("command") or [])
+        assert part.environment == services[name].get("environment", {})
+        assert part.scale == services[name].get("scale", 1)
+        if part.check is not None:
+            assert part.check.command == services[name]["healthcheck"]["test"][1:]
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("${SET}", "1"),
+        ("a ${SET:-2} b", "a 1 b"),
+        ("${EMPTY:-2}", "2"),
+        ("${EMPTY-2}", ""),
+        ("${UNSET-2}", "2"),
+        ("${UNSET}", ""),
+        ("$${SET}", "${SET}"),
+    ],
+)
+def test_variables_are_filled_in_as_compose_does_it(text: str, value: str) -> None:
+    assert filled(text, {"SET": "1", "EMPTY": ""}) == value
+
+
+def test_a_variable_that_the_file_requires_is_missed() -> None:
+    with pytest.raises(ValueError, match="set it in"):
+        parts("cpu", {})
 
 
 def _compose() -> list[str] | None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import typst
 
-from worker.report import plots
 from worker.report.document import dumps
 
 COMMON = "common.typ"
@@ -25,7 +24,7 @@ def render_pdf(document: dict[str, Any], out: Path) -> None:
         for each in (COMMON, template):
             (folder / each).write_bytes(files("worker.report").joinpath(each).read_bytes())
         (folder / "document.json").write_bytes(dumps(document))
-        drawn = plots.draw(document["audit"]) if "audit" in document else {}
+        drawn = _draw(document["audit"]) if "audit" in document else {}
         for plot, svg in drawn.items():
             (folder / f"{plot}.svg").write_bytes(svg)
         typst.compile(
@@ -37,3 +36,10 @@ def render_pdf(document: dict[str, Any], out: Path) -> None:
             pdf_standards="a-3b",
             timestamp=datetime.fromisoformat(document["document"]["issued_at"]),
         )
+
+
+def _draw(audit: dict[str, Any]) -> dict[str, bytes]:
+    # Brings matplotlib and scikit-learn: seconds of a core, which a worker's start does without.
+    from worker.report import plots
+
+    return plots.draw(audit)
