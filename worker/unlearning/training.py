@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycleLR
 
+from worker.unlearning import distributed
+
 OnEpoch = Callable[[int, float, nn.Module], None]
 """Called after each epoch with its number from 1, its mean loss, and the network as it stands."""
 
@@ -38,6 +40,8 @@ def train(
 ) -> nn.Module:
     """Train ``network`` in place with SGD on cross-entropy; returns it in evaluation mode.
 
+    Ranks (see `distributed`) take their parts of the same batches, so that how many they are changes no step.
+
     Args:
         inputs: images in [0, 1], N x C x H x W, on the network's device.
         labels: int64, N.
@@ -57,23 +61,26 @@ def train(
     optimizer = SGD(network.parameters(), learning_rate, momentum=momentum, weight_decay=weight_decay)
     steps = len(shuffled_batches(len(inputs), batch_size, torch.Generator()))
     scheduler = _scheduler(optimizer, schedule, learning_rate, epochs, steps)
-    forward = torch.compile(network) if compiled else network
-    for epoch in range(1, epochs + 1):
-        normalize_by_batch(network, len(inputs))
-        total = torch.zeros((), device=inputs.device)
-        for batch in shuffled_batches(len(inputs), batch_size, generator):
-            rows = batch.to(inputs.device)
-            images = augmented(inputs[rows], generator) if augment else inputs[rows]
-            with bfloat16(inputs.device, mixed_precision):
-                loss = F.cross_entropy(forward(images), labels[rows])
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-            scheduler.step()
-            total += loss.detach() * len(batch)
-        mean_loss = finite(total / len(inputs), epoch)
-        if on_epoch:
-            on_epoch(epoch, mean_loss, network)
+    with distributed.together(network) as shared:
+        forward = torch.compile(shared) if compiled else shared
+        for epoch in range(1, epochs + 1):
+            normalize_by_batch(network, len(inputs))
+            total = torch.zeros((), device=inputs.device)
+            for batch in shuffled_batches(len(inputs), batch_size, generator):
+                share = distributed.share(len(batch))
+                rows = batch[share.part].to(inputs.device)
+                images = augmented(inputs[rows], generator, share) if augment else inputs[rows]
+                distributed.normalize_over_ranks(network, share)
+                with bfloat16(inputs.device, mixed_precision):
+                    loss = F.cross_entropy(forward(images), labels[rows]) * share.weight
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                scheduler.step()
+                total += loss.detach() * len(batch)
+            mean_loss = finite(distributed.averaged(total) / len(inputs), epoch)
+            if on_epoch:
+                on_epoch(epoch, mean_loss, network)
     return network.eval()
 
 
@@ -116,16 +123,18 @@ def finite(loss: Tensor, epoch: int) -> float:
     return value
 
 
-def augmented(batch: Tensor, generator: torch.Generator) -> Tensor:
+def augmented(batch: Tensor, generator: torch.Generator, share: distributed.Share | None = None) -> Tensor:
     """A random crop of each image after zero padding, and a horizontal flip of every second one on average.
 
     The padding is 4 pixels, as is usual for CIFAR-10, and 1 for images below 16 pixels. Same shape and device as
-    ``batch``; ``generator`` lives on the CPU, so that a seed gives the same crops on every device.
+    ``batch``; ``generator`` lives on the CPU, so that a seed gives the same crops on every device. Where ``batch`` is this
+    rank's share of a larger one, crops are drawn for all of that, so that each image has the one it would have alone.
     """
     count, _, height, width = batch.shape
+    share = share or distributed.Share(count, slice(0, count), 1.0)
     padding = 4 if min(height, width) >= 16 else 1
-    top, left = torch.randint(2 * padding + 1, (2, count, 1), generator=generator).to(batch.device)
-    flip = (torch.rand(count, generator=generator) < 0.5).to(batch.device)
+    top, left = torch.randint(2 * padding + 1, (2, share.count, 1), generator=generator)[:, share.part].to(batch.device)
+    flip = (torch.rand(share.count, generator=generator)[share.part] < 0.5).to(batch.device)
     rows = top + torch.arange(height, device=batch.device)
     columns = left + torch.arange(width, device=batch.device)
     columns = torch.where(flip[:, None], columns.flip(1), columns)
@@ -144,9 +153,14 @@ def infer(network: nn.Module, inputs: Tensor, *, batch_size: int = 512) -> Tenso
     return torch.cat(logits)
 
 
+def infer_together(network: nn.Module, inputs: Tensor) -> Tensor:
+    """The same as `infer`, each rank seeing to its share of the images; equal on all ranks."""
+    return distributed.gathered(infer(network, inputs[distributed.share(len(inputs)).part]), len(inputs))
+
+
 def accuracy(network: nn.Module, inputs: Tensor, labels: Tensor) -> float:
     """Share of images whose largest logit is their label, 0..1."""
-    return (infer(network, inputs).argmax(1) == labels).float().mean().item()
+    return (infer_together(network, inputs).argmax(1) == labels).float().mean().item()
 
 
 def _scheduler(
