@@ -1,4 +1,4 @@
-"""What ranks compute together, to be compared with the same computed alone: `python -m tests.worker.unlearning.shared_work`.
+"""What ranks compute together, to be compared with the same computed alone; as a program, one of the ranks.
 
 Images are random and labels are a linear function of them, so that there is something to learn in a second.
 """
@@ -32,10 +32,8 @@ def data(count):
     return images, (images.flatten(1) @ directions).argmax(1)
 
 
-def build(name="small-cnn"):
-    if name == "dropout-free mlp":
-        return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 8), torch.nn.ReLU(), torch.nn.Linear(8, 4))
-    return networks.build(name, shape=(3, 8, 8), classes=4, width=4)
+def build():
+    return networks.build("small-cnn", shape=(3, 8, 8), classes=4, width=4)
 
 
 def weights(network):
@@ -131,13 +129,14 @@ def build_seeded():
 
 
 def main(folder, rank, count):
+    """Writes RANK.pt; the ranks meet in a file and talk on loopback."""
     torch.set_num_threads(1)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     store = dist.FileStore(str(Path(folder) / "store"), count)
     dist.init_process_group("gloo", store=store, rank=rank, world_size=count)
     found = {name: case() for name, case in CASES.items()}
     found["values"] = distributed.gathered_values([None, 0.1] if rank else [])
-    found["finite"] = [distributed.averaged(torch.tensor(float("nan") if rank else 1.0)).item()]
+    found["averaged"] = distributed.averaged(torch.tensor(float("nan") if rank else 1.0)).item()
     torch.save(found, Path(folder) / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
