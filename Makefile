@@ -49,6 +49,7 @@ bench: $(BENCH)/.installed ## the benchmarks, in a virtual environment of their 
 	$(BENCH)/bin/python -m benchmarks.footprint
 	$(BENCH)/bin/python -m benchmarks.lists
 	$(BENCH)/bin/python -m benchmarks.seeds
+	$(BENCH)/bin/python -m benchmarks.ranks
 	$(BENCH)/bin/python -m benchmarks.adversarial
 	test -z "$(CIFAR)" || $(BENCH)/bin/python -m benchmarks.adversarial --data "$(CIFAR)"
 	test -z "$(CIFAR)" || $(BENCH)/bin/python -m benchmarks.paper --scale small --data "$(CIFAR)"

@@ -49,6 +49,7 @@ def test_the_task_that_holds_rows_loads_no_torch(tmp_path: Path) -> None:
         "benchmarks.requests",
         "benchmarks.adversarial",
         "benchmarks.gpu_faults",
+        "benchmarks.ranks",
     ],
 )
 def test_what_runs_on_a_bare_gpu_machine_needs_no_database_or_broker(module: str) -> None:

@@ -2,7 +2,8 @@
 
 Prints one JSON line for each `Progress`, writes its files and, last of all, result.json. Exit status 0: succeeded; 1: it
 failed for the reason in result.json; 28: there was no space even for that file. A GPU that is lost ends the process without
-a result, like anything else that kills it.
+a result, like anything else that kills it. Several GPUs share a job by ``torchrun --standalone --nproc-per-node N -m
+worker.pipeline PLAN.json OUT_DIR``.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -28,6 +30,7 @@ from worker.jobs.device import environment
 from worker.jobs.failures import Failed, refused_as
 from worker.jobs.outputs import Outputs
 from worker.jobs.progress import Reporter
+from worker.jobs.ranks import GRACE_SECONDS, HALVED, Ranks
 from worker.jobs.register import register
 from worker.jobs.train import train
 from worker.jobs.unlearn import unlearn
@@ -63,35 +66,81 @@ def halved(plan: agreed.Plan) -> agreed.Plan:
     return dataclasses.replace(plan, recipe=recipe, attack=attack, unlearn=unlearn)
 
 
-def _perform_in_memory(plan: agreed.Plan, outputs: Outputs, report: Reporter) -> tuple[Any, bool]:
+def _perform_in_memory(
+    plan: agreed.Plan, outputs: Outputs, report: Reporter, ranks: Ranks, halve: bool
+) -> tuple[Any, bool]:
     """`perform`, and once more with half the batch where memory ran out; the second value tells whether it did."""
-    try:
-        return perform(plan, outputs, report), False
-    except (torch.OutOfMemoryError, MemoryError):
-        pass  # the exception holds every tensor of the failed run: it must be gone before the next
-    outputs.remove()
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    if not halve:
+        try:
+            return perform(plan, outputs, report), False
+        except (torch.OutOfMemoryError, MemoryError):
+            pass  # the exception holds every tensor of the failed run: it must be gone before the next
+        outputs.remove()
+        if ranks.count > 1:
+            ranks.begin_again()
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
     try:
         return perform(halved(plan), outputs, report), True
     except (torch.OutOfMemoryError, MemoryError) as error:
         raise Failed("oom", str(error) or type(error).__name__) from error
 
 
-def run(plan_path: Path, folder: Path, stream: TextIO) -> agreed.Result:
-    """Do the job of ``plan_path`` in ``folder`` and write result.json; progress goes to ``stream``."""
-    outputs, report, kind = Outputs(folder), Reporter(stream), "unknown"
+def run(
+    plan_path: Path, folder: Path, stream: TextIO, ranks: Ranks | None = None, *, halve: bool = False
+) -> agreed.Result:
+    """Do the job of ``plan_path`` in ``folder`` and write result.json; progress goes to ``stream``.
+
+    Args:
+        ranks: the processes that share the job; all of them are here, and the first one writes.
+        halve: begin with half of every batch size.
+    """
+    crew = ranks or Ranks()
+    outputs, report, kind = Outputs(folder, kept=crew.first), Reporter(stream), "unknown"
+    written = threading.Lock()  # never released: what is said first of the end of the job stands
+
+    def failed(failure: agreed.Failure) -> agreed.Result:
+        outputs.remove()
+        where = environment(crew.count, crew.devices)
+        return agreed.Result(
+            kind=kind,
+            status="failed",
+            seconds=report.seconds,
+            environment=where,
+            peak_memory=memory.peaks(),
+            error=failure,
+        )
+
+    def write(result: agreed.Result, content: str) -> agreed.Result:
+        written.acquire()
+        with images.durable(folder / agreed.RESULT_FILE) as file:
+            file.write(content.encode())
+        return result
+
+    def on_failure_of_another(failure: agreed.Failure | None) -> None:
+        if failure is None:
+            outputs.remove()
+            return
+        result = failed(failure)
+        write(result, agreed.dump(result))
+        os._exit(1)  # the main thread waits for the one that failed
+
     try:
         with refused_as("plan_invalid", ValueError, TypeError, OSError):
             plan = agreed.load_plan(plan_path)
         kind = plan.kind
-        outcome, batches_halved = _perform_in_memory(plan, outputs, report)
+        if isinstance(plan, agreed.RegisterPlan):  # files are read by one process
+            crew = Ranks(crew.number)
+            if not crew.first:
+                return agreed.Result(kind=kind, status="succeeded", seconds={}, environment=environment())
+        with crew.joined(HALVED if halve else "", on_failure_of_another):
+            outcome, batches_halved = _perform_in_memory(plan, outputs, report, crew, halve)
         result = agreed.Result(
             kind=kind,
             status="succeeded",
             seconds=report.seconds,
-            environment=environment(),
+            environment=environment(crew.count, crew.devices),
             files=outputs.listed(),
             peak_memory=memory.peaks(),
             batches_halved=batches_halved,
@@ -102,22 +151,16 @@ def run(plan_path: Path, folder: Path, stream: TextIO) -> agreed.Result:
         outputs.remove()
         raise  # whatever this process does next on the GPU fails too; another attempt may find it well again
     except Exception as error:
-        outputs.remove()
         failure = _failure(error)
         if failure.code == "internal":
             sys.excepthook(type(error), error, error.__traceback__)
-        result = agreed.Result(
-            kind=kind,
-            status="failed",
-            seconds=report.seconds,
-            environment=environment(),
-            peak_memory=memory.peaks(),
-            error=failure,
-        )
+        if not crew.first:
+            crew.hand_over(failure)
+        if crew.count > 1 and failure.code == "internal":
+            time.sleep(GRACE_SECONDS)
+        result = failed(failure)
         content = agreed.dump(result)
-    with images.durable(folder / agreed.RESULT_FILE) as file:
-        file.write(content.encode())
-    return result
+    return write(result, content) if crew.first else result
 
 
 def _failure(error: Exception) -> agreed.Failure:
@@ -144,6 +187,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("plan", type=Path, metavar="PLAN.json")
     parser.add_argument("folder", type=Path, metavar="OUT_DIR", help="made where it does not exist")
     parser.add_argument("--supervised", action="store_true", help="exit when standard input ends")
+    parser.add_argument(HALVED, action="store_true", help=argparse.SUPPRESS)  # of ranks that begin again
     options = parser.parse_args(arguments)
     # A parent may have passed on that it ignores this signal.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -151,12 +195,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _die_with_supervisor()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # without it cuBLAS may not repeat its results
     options.folder.mkdir(parents=True, exist_ok=True)
+    ranks = Ranks.from_environment()
     try:
-        return 0 if run(options.plan, options.folder, sys.stdout).status == "succeeded" else 1
+        with open(os.devnull, "w") as nowhere:
+            result = run(
+                options.plan, options.folder, sys.stdout if ranks.first else nowhere, ranks, halve=options.halved
+            )
+        status = 0 if result.status == "succeeded" else 1
     except OSError as error:
         if error.errno not in FULL_DISK:
             raise
-        return agreed.NO_SPACE_STATUS
+        status = agreed.NO_SPACE_STATUS
+    if ranks.count > 1:
+        sys.stdout.flush()
+        os._exit(status)  # of a job that failed, the process group may wait for ever to be taken down
+    return status
 
 
 if __name__ == "__main__":

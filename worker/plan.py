@@ -30,7 +30,7 @@ ERROR_CODES = {
     "plan_invalid": "the plan asks for something that cannot be done, such as an empty forget set",
     "diverged": "the loss became NaN or infinite",
     "oom": "the device ran out of memory, with half the batch at a time too",
-    "no_gpu": "AMUN_DEVICE is cuda and there is no GPU",
+    "no_gpu": "AMUN_DEVICE is cuda and there is no GPU, or there are fewer than the job has ranks",
     "disk_full": "no space was left while files were written",
     "internal": "an unexpected error; the detail holds its type and message",
 }
@@ -299,6 +299,8 @@ class Environment:
     python: str
     torch: str
     code_version: str
+    ranks: int = 1  # processes that shared the job
+    devices: list[str] = field(default_factory=list)  # of several ranks, one each: device and name
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ def measure(
     Raises:
         ValueError: the model's answers are not finite or all alike.
     """
-    logits = training.infer(network, case.data.inputs)
+    logits = training.infer_together(network, case.data.inputs)
     signals = membership.signal(logits, case.data.labels)
     right = (logits.argmax(1) == case.data.labels).cpu().numpy()
     z = membership.calibrate(signals, case.signals, case.calibration).z

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,12 +21,18 @@ NEAR_DUPLICATES = "near_duplicates.jsonl"
 class Outputs:
     """The files of one run. A file that is not complete never has its name."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, kept: bool = True) -> None:
+        """Unless ``kept``, what is written goes nowhere: of several ranks one writes."""
         self.folder = folder
         self.names: list[str] = []
+        self._kept = kept
 
     @contextmanager
     def open(self, name: str) -> Iterator[BinaryIO]:
+        if not self._kept:
+            with open(os.devnull, "wb") as file:
+                yield file
+            return
         with images.durable(self.folder / name) as file:
             yield file
         self.names.append(name)

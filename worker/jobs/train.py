@@ -7,6 +7,7 @@ import gc
 import weakref
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import nn
 
@@ -27,7 +28,7 @@ from worker.jobs.loading import (
 from worker.jobs.outputs import CHECKPOINT, MEMBERS, PHI, Outputs
 from worker.jobs.progress import Reporter
 from worker.jobs.recipes import finetuning, noted, seed_for, train_network
-from worker.unlearning import checkpoint, references, rehearsal, training
+from worker.unlearning import checkpoint, distributed, references, rehearsal, training
 
 
 def train(plan: agreed.TrainPlan, outputs: Outputs, report: Reporter) -> agreed.TrainResult:
@@ -101,7 +102,7 @@ def train(plan: agreed.TrainPlan, outputs: Outputs, report: Reporter) -> agreed.
         references=plan.references,
         reference_train_size=int(members.sum(1).max()),
         rehearsal=[agreed.RehearsedStrength(**dataclasses.asdict(strength)) for strength in strengths],
-        reference_weights_deleted=all(trace() is None for trace in traces),
+        reference_weights_deleted=all(distributed.gathered_values([trace() is None for trace in traces])),
         uploaded=plan.checkpoint is not None,
     )
 
@@ -114,7 +115,7 @@ def _train_references(
     outputs: Outputs,
     report: Reporter,
 ) -> tuple[NDArray[np.float64], dict[int, nn.Module]]:
-    """Signals of all references over the pool, K x N, and the references that will rehearse."""
+    """Signals of all references over the pool, K x N, and the references of this rank that will rehearse."""
     with refused_as("plan_invalid", ValueError):
         rehearsing = rehearsal.rehearsed(plan.references, plan.rehearsal.models)
     phi = np.zeros((plan.references, len(pool)))
@@ -124,9 +125,7 @@ def _train_references(
         everyone = np.zeros(shape, dtype=np.uint8)
         everyone[pool] = members.T
         file.write(everyone.tobytes())
-    with outputs.open(PHI) as file, training_errors():
-        file.truncate(4 * shape[0] * shape[1])
-        signals = np.memmap(file.name, dtype=np.float32, mode="r+", shape=shape)
+    with training_errors():
         for reference in references.train(
             lambda: build(plan.data, plan.network),
             data.inputs,
@@ -137,10 +136,13 @@ def _train_references(
             together=references_together(data.inputs.device),
         ):
             phi[reference.index] = reference.phi
-            signals[pool, reference.index] = reference.phi
-            signals.flush()
             if reference.index in rehearsing:
                 kept[reference.index] = reference.network
-            report.step(reference.index + 1, plan.references, "reference model")
-        del signals
+            done = min((reference.index + 1) * distributed.world_size(), plan.references)  # the others are as far
+            report.step(done, plan.references, "reference model")
+    phi = distributed.summed(torch.from_numpy(phi)).numpy()  # each rank has left the others' rows zero
+    with outputs.open(PHI) as file:
+        signals = np.zeros(shape, dtype=np.float32)
+        signals[pool] = phi.T
+        file.write(signals.tobytes())
     return phi, kept

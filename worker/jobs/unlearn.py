@@ -17,7 +17,7 @@ from worker.jobs.judging import Measured, attack_cost, measure, measuring_cost
 from worker.jobs.ladder import AMUN, DIVERGED, OVER, RETRAIN, UNDER, Step, Tried, next_step, withdraws
 from worker.jobs.outputs import CHECKPOINT, Outputs
 from worker.jobs.progress import Reporter
-from worker.unlearning import adversarial, checkpoint, statistics
+from worker.unlearning import adversarial, checkpoint, distributed, statistics
 
 EXACT = "exact"
 NOT_SEEN_BEFORE = (
@@ -78,7 +78,9 @@ def _climb(case: Case, plan: agreed.UnlearnPlan, before: Measured, report: Repor
             tried.append(Tried(step, DIVERGED))
         else:
             records.append(last.record)
-            tried.append(Tried(step, last.record.verdict))
+            # All ranks have judged the same numbers; that they go on alike rests on the first one's word alone.
+            verdict = distributed.gathered_values([last.record.verdict])[0]
+            tried.append(Tried(step, verdict))
     assert last is not None, "a ladder has a first step"  # noqa: S101
     return Climbed(tried, records, last, failures)
 

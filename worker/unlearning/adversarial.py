@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from worker.unlearning import distributed
 from worker.unlearning.training import bfloat16, infer
 
 OVERSTEP = 0.02  # a step goes this share of its length, and the least step, beyond the linearised boundary
@@ -49,7 +50,8 @@ def nearest(
 
     An image that is misclassified already is its own example, at distance 0. The network is searched in evaluation
     mode; its mode and parameters are left as they were. Each pass is of as many images as fit a batch and still search;
-    no other copy than the result is made of all images. What is found is what a float32 pass has seen to be wrong.
+    no other copy than the result is made of all images. What is found is what a float32 pass has seen to be wrong. Ranks
+    (see `distributed`) search consecutive parts of the images, and all of them get all that is found, in order.
 
     Args:
         inputs: images in [0, 1], N x C x H x W.
@@ -73,38 +75,70 @@ def nearest(
         raise ValueError(f"{len(inputs)} images but {len(labels)} labels")
     if method not in ("boundary", "pgd"):
         raise ValueError(f"unknown method {method!r}: choose boundary or pgd")
-    candidates, predictions, passes = inputs.clone(), labels.clone(), 0
-    todo = torch.arange(len(inputs), device=inputs.device)
+    own = distributed.share(len(inputs)).part
     with _fixed(network):
-        for narrow in _precisions(mixed_precision, inputs.device):
-            with bfloat16(inputs.device, narrow):
-                if method == "boundary":
-                    spent, seen = _boundary_steps(
-                        network, inputs, labels, candidates, todo, batch_size, rival_classes, steps
-                    )
-                else:
-                    spent, seen = _growing_balls(
-                        network, inputs, labels, candidates, todo, batch_size, steps, eps_start, doublings
-                    )
-            passes += spent
-            for rows in todo.split(batch_size):
-                if narrow:  # not what bfloat16 saw counts
-                    logits = infer(network, candidates[rows])
-                    seen.ends[rows], seen.predictions[rows] = _margin(logits, labels[rows]), logits.argmax(1)
-                    passes += len(rows)
-                predictions[rows] = seen.predictions[rows]
-                if method == "boundary":
-                    passes += _walk_back(network, inputs, labels, candidates, predictions, rows, seen, bisections)
-            todo = todo[predictions[todo] == labels[todo]]
-            candidates[todo] = inputs[todo]
-    found = predictions != labels
+        candidates, predictions, passes = _search(
+            network,
+            inputs[own],
+            labels[own],
+            method,
+            batch_size,
+            rival_classes,
+            steps,
+            bisections,
+            eps_start,
+            doublings,
+            mixed_precision,
+        )
+    candidates = distributed.gathered(candidates, len(inputs))
+    predictions = distributed.gathered(predictions, len(inputs))
     return Adversarial(
         inputs=candidates,
         labels=predictions,
         distances=torch.cat([(one - other).flatten(1).norm(dim=1) for one, other in _pairs(candidates, inputs)]),
-        found=found,
-        passes=passes,
+        found=predictions != labels,
+        passes=sum(distributed.gathered_values([passes])),
     )
+
+
+def _search(
+    network: nn.Module,
+    inputs: Tensor,
+    labels: Tensor,
+    method: str,
+    batch_size: int,
+    rival_classes: int,
+    steps: int,
+    bisections: int,
+    eps_start: float,
+    doublings: int,
+    mixed_precision: bool,
+) -> tuple[Tensor, Tensor, int]:
+    """Points, what the network takes them for, and the passes spent; the image and its label where nothing was found."""
+    candidates, predictions, passes = inputs.clone(), labels.clone(), 0
+    todo = torch.arange(len(inputs), device=inputs.device)
+    for narrow in _precisions(mixed_precision, inputs.device):
+        with bfloat16(inputs.device, narrow):
+            if method == "boundary":
+                spent, seen = _boundary_steps(
+                    network, inputs, labels, candidates, todo, batch_size, rival_classes, steps
+                )
+            else:
+                spent, seen = _growing_balls(
+                    network, inputs, labels, candidates, todo, batch_size, steps, eps_start, doublings
+                )
+        passes += spent
+        for rows in todo.split(batch_size):
+            if narrow:  # not what bfloat16 saw counts
+                logits = infer(network, candidates[rows])
+                seen.ends[rows], seen.predictions[rows] = _margin(logits, labels[rows]), logits.argmax(1)
+                passes += len(rows)
+            predictions[rows] = seen.predictions[rows]
+            if method == "boundary":
+                passes += _walk_back(network, inputs, labels, candidates, predictions, rows, seen, bisections)
+        todo = todo[predictions[todo] == labels[todo]]
+        candidates[todo] = inputs[todo]
+    return candidates, predictions, passes
 
 
 @dataclass(frozen=True)

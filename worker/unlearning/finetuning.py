@@ -11,8 +11,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD
 
-from worker.unlearning import training
-from worker.unlearning.training import OnEpoch, augmented, bfloat16, finite, normalize_by_batch, shuffled_batches
+from worker.unlearning import distributed
+from worker.unlearning.training import (
+    OnEpoch,
+    augmented,
+    bfloat16,
+    finite,
+    normalize_by_batch,
+    passed,
+    shuffled_batches,
+)
 
 SCHEDULES: dict[str, Callable[[float, int], float]] = {
     "linear": lambda passed, epochs: 1 - passed / epochs,
@@ -61,6 +69,8 @@ def finetune(
 ) -> nn.Module:
     """A copy of ``network``, in evaluation mode, after SGD on the weighted cross-entropy of the parts.
 
+    Ranks share each batch as in `training.train`.
+
     Args:
         schedule: one of `SCHEDULES`: the learning rate falls to 0 in a straight line, stays, or is divided by ten after
             every epoch or every fifth.
@@ -87,34 +97,38 @@ def finetune(
     before = {name: parameter.detach().clone() for name, parameter in network.named_parameters()} if mask else {}
     generator = torch.Generator().manual_seed(seed)
     optimizer = SGD(network.parameters(), learning_rate, momentum=momentum, weight_decay=weight_decay)
-    for epoch in range(1, epochs + 1):
-        drawn = _drawn([(len(part.images), part.share) for part in parts], generator)
-        normalize_by_batch(network, len(drawn))
-        total = torch.zeros((), device=device)
-        batches = shuffled_batches(len(drawn), batch_size, generator)
-        for number, places in enumerate(batches):
-            passed = epoch - 1 + number / len(batches)
-            optimizer.param_groups[0]["lr"] = learning_rate * SCHEDULES[schedule](passed, epochs)
-            rows = drawn[places].to(device)
-            batch = images[rows]
-            if augment:
-                batch = torch.where(movable[rows].view(-1, 1, 1, 1), augmented(batch, generator), batch)
-            optimizer.zero_grad()
-            for part in training.parts(len(rows), accumulate):
-                with bfloat16(device, mixed_precision):
-                    losses = F.cross_entropy(network(batch[part]), labels[rows[part]], reduction="none")
-                loss = (losses * factors[rows[part]]).mean()
-                if penalty:
-                    loss = loss + penalty(network, epoch)
-                share = len(losses) / len(rows)
-                (-loss * share if ascend else loss * share).backward()
-                total += loss.detach() * len(losses)
-            optimizer.step()
-            if mask:
-                _put_back(network, mask, before)
-        mean_loss = finite(total / len(drawn), epoch)
-        if on_epoch:
-            on_epoch(epoch, mean_loss, network)
+    with distributed.together(network) as forward:
+        for epoch in range(1, epochs + 1):
+            drawn = _drawn([(len(part.images), part.share) for part in parts], generator)
+            normalize_by_batch(network, len(drawn))
+            total = torch.zeros((), device=device)
+            batches = shuffled_batches(len(drawn), batch_size, generator)
+            for number, chosen in enumerate(batches):
+                elapsed = epoch - 1 + number / len(batches)
+                optimizer.param_groups[0]["lr"] = learning_rate * SCHEDULES[schedule](elapsed, epochs)
+                places, passes = passed(len(chosen), accumulate)
+                rows = drawn[chosen[places]].to(device)
+                batch = images[rows]
+                if augment:
+                    moved = augmented(batch, generator, places, len(chosen))
+                    batch = torch.where(movable[rows].view(-1, 1, 1, 1), moved, batch)
+                optimizer.zero_grad()
+                for part, share in passes:
+                    distributed.normalize_over_ranks(network, share)
+                    with bfloat16(device, mixed_precision):
+                        losses = F.cross_entropy(forward(batch[part]), labels[rows[part]], reduction="none")
+                    loss = (losses * factors[rows[part]]).mean() * share.weight
+                    if penalty:
+                        loss = loss + penalty(network, epoch)
+                    weight = share.count / len(chosen)
+                    (-loss * weight if ascend else loss * weight).backward()
+                    total += loss.detach() * share.count
+                optimizer.step()
+                if mask:
+                    _put_back(network, mask, before)
+            mean_loss = finite(distributed.averaged(total) / len(drawn), epoch)
+            if on_epoch:
+                on_epoch(epoch, mean_loss, network)
     return network.eval()
 
 
@@ -135,11 +149,15 @@ def saliency(network: nn.Module, forget: DataSet, *, share: float, batch_size: i
     network.eval()
     parameters = dict(network.named_parameters())
     total = {name: torch.zeros_like(parameter) for name, parameter in parameters.items()}
-    for batch, classes in zip(images.split(batch_size), labels.split(batch_size), strict=True):
+    own = distributed.share(len(images)).part
+    for batch, classes in zip(images[own].split(batch_size), labels[own].split(batch_size), strict=True):
         loss = F.cross_entropy(network(batch), classes, reduction="sum")
         for name, slope in zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True):
             total[name] += slope
     network.train(was_training)
+    total = {
+        name: distributed.averaged(slope) for name, slope in total.items()
+    }  # the order of sizes is all that counts
     size = torch.cat([slope.abs().flatten() for slope in total.values()])
     kept = max(1, round(share * len(size)))
     threshold = size.kthvalue(len(size) - kept + 1).values

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from worker.unlearning import distributed
 from worker.unlearning.baselines import retrain
 from worker.unlearning.membership import signal
 from worker.unlearning.training import infer
@@ -76,7 +77,10 @@ def train(
     compiled: bool = False,
     accumulate: int = 1,
 ) -> Iterator[Reference]:
-    """Train the references and yield each as it ends, in their order, so that signals are saved at once.
+    """Train the references and yield each as it ends, in their order.
+
+    Ranks (see `distributed`) train whole references each, its `distributed.part` of them: they need nothing of each other,
+    so all of them are busy all the time, and the weights do not depend on how many ranks there are.
 
     Args:
         inputs, labels: all images of the pool, N; training images and controls alike.
@@ -89,7 +93,7 @@ def train(
 
     def one(index: int) -> Reference:
         rows = torch.from_numpy(np.flatnonzero(members[index])).to(inputs.device)
-        with _own_stream(inputs.device, together):
+        with distributed.alone(), _own_stream(inputs.device, together):
             network = retrain(
                 build,
                 inputs[rows],
@@ -110,13 +114,14 @@ def train(
 
     if together < 1:
         raise ValueError(f"{together} references cannot be trained together")
+    mine = distributed.part(len(members))
     if together == 1:
-        yield from map(one, range(len(members)))
+        yield from map(one, mine)
         return
     pool = ThreadPoolExecutor(together, thread_name_prefix="reference")
     waiting: deque[Future[Reference]] = deque()
     try:
-        for index in range(len(members)):
+        for index in mine:
             # No more than these are begun, so that a slow consumer does not pile up networks.
             if len(waiting) == together:
                 yield waiting.popleft().result()

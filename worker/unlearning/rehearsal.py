@@ -8,7 +8,7 @@ model and without a look at a real forget set.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import product
 from typing import Any
 
@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from worker.unlearning import adversarial, amun, fingerprint, membership, statistics
+from worker.unlearning import adversarial, amun, distributed, fingerprint, membership, statistics
 from worker.unlearning.audit import FORGET_FOR_AN_AUC
 from worker.unlearning.references import drawn
 from worker.unlearning.training import infer
@@ -97,10 +97,11 @@ def rehearse(
     images it was not, are left out of the signals that judge it: so forgotten images and controls have equally many
     references on either side, none of them the model itself. Every strength is tried on the same requests and `choose`
     takes the best; what it does is then measured on new requests, so that the evidence is not what the choice
-    was made by.
+    was made by. Ranks (see `distributed`) rehearse on their own networks, each alone, and all judge all outcomes.
 
     Args:
-        networks: reference models that still exist, by their row in ``phi`` and ``members``.
+        networks: reference models that still exist, by their row in ``phi`` and ``members``; of several ranks those of
+            `distributed.part` that this one has trained.
         inputs, labels: all images of the pool, N.
         phi: signals of the references, K x N.
         members: which reference was trained on which image, K x N, from `references.assign`.
@@ -113,14 +114,15 @@ def rehearse(
         attack: keywords of `adversarial.nearest`.
         finetuning: the other keywords of `amun.unlearn`.
         tolerance, tolerance_membership, tolerance_accuracy: see `choose`.
-        on_run: called after each run with the number of runs done and of all runs.
+        on_run: called after each run of this rank with the number of its runs done and of all of them.
 
     Raises:
         ValueError: no networks, sizes, requests, learning rates or scales, a size below one, or a single pair of
             references.
         Diverged: a fine-tuning's loss is not finite.
     """
-    if not (networks and sizes and learning_rates and weight_scales) or min(requests, shown_on, *sizes) < 1:
+    models = len(distributed.gathered_values(list(networks)))
+    if not (models and sizes and learning_rates and weight_scales) or min(requests, shown_on, *sizes) < 1:
         raise ValueError("a rehearsal needs networks, sizes, requests, learning rates and scales, each at least one")
     if len(members) < 4:
         raise ValueError("a rehearsal needs a pair of references besides the rehearsed one's")
@@ -135,38 +137,39 @@ def rehearse(
         nonlocal done
         before: list[Outcome] = []
         after: list[list[Outcome]] = [[] for _ in tried]
-        for (index, network), number in product(networks.items(), numbers):
-            request = _draw(members[index], size, drawn(seed, size, index, number))
-            others = np.arange(len(members)) // 2 != index // 2
-            references = membership.ReferenceSignals(phi[others], members[others])
-            forget, retain = ((inputs[rows], labels[rows]) for rows in (request.forget, request.retain))
-            examples = adversarial.nearest(network, *forget, **attack)
-            before.append(_judge(network, inputs, labels, references, request))
-            own_seed = int(drawn(seed, size, index, number, 1).integers(2**31))
-            for outcomes, (learning_rate, scale) in zip(after, tried, strict=True):
-                weights = membership.memorisation_weights(
-                    references, request.forget, scale=scale, power=weight_power, spread=weight_spread, seed=own_seed
-                )
-                unlearned = amun.unlearn(
-                    network,
-                    forget,
-                    retain if "retain" in form else None,
-                    adversarial=examples,
-                    form=form,
-                    weights=torch.from_numpy(weights),
-                    learning_rate=learning_rate,
-                    seed=own_seed,
-                    **finetuning,
-                )
-                outcome = _judge(unlearned, inputs, labels, references, request)
-                if shown:
-                    distance = _boundary_auc(unlearned, inputs, labels, request, attack)
-                    outcome = replace(outcome, boundary_auc=distance)
-                outcomes.append(outcome)
-                done += 1
-                if on_run:
-                    on_run(done, runs)
-        return before, after
+        with distributed.alone():
+            for (index, network), number in product(networks.items(), numbers):
+                request = _draw(members[index], size, drawn(seed, size, index, number))
+                others = np.arange(len(members)) // 2 != index // 2
+                references = membership.ReferenceSignals(phi[others], members[others])
+                forget, retain = ((inputs[rows], labels[rows]) for rows in (request.forget, request.retain))
+                examples = adversarial.nearest(network, *forget, **attack)
+                before.append(_judge(network, inputs, labels, references, request))
+                own_seed = int(drawn(seed, size, index, number, 1).integers(2**31))
+                for outcomes, (learning_rate, scale) in zip(after, tried, strict=True):
+                    weights = membership.memorisation_weights(
+                        references, request.forget, scale=scale, power=weight_power, spread=weight_spread, seed=own_seed
+                    )
+                    unlearned = amun.unlearn(
+                        network,
+                        forget,
+                        retain if "retain" in form else None,
+                        adversarial=examples,
+                        form=form,
+                        weights=torch.from_numpy(weights),
+                        learning_rate=learning_rate,
+                        seed=own_seed,
+                        **finetuning,
+                    )
+                    outcome = _judge(unlearned, inputs, labels, references, request)
+                    if shown:
+                        distance = _boundary_auc(unlearned, inputs, labels, request, attack)
+                        outcome = replace(outcome, boundary_auc=distance)
+                    outcomes.append(outcome)
+                    done += 1
+                    if on_run:
+                        on_run(done, runs)
+        return _of_all_ranks(before), [_of_all_ranks(outcomes) for outcomes in after]
 
     for size in sizes:
         before, tried = attempts(size, range(requests), grid)
@@ -174,7 +177,7 @@ def rehearse(
             dict(zip(grid, tried, strict=True)), before, tolerance, tolerance_membership, tolerance_accuracy
         )
         before, (after,) = attempts(size, range(requests, requests + shown_on), [(learning_rate, scale)], shown=True)
-        strengths.append(_strength(size, learning_rate, scale, len(networks), before, after))
+        strengths.append(_strength(size, learning_rate, scale, models, before, after))
     return strengths
 
 
@@ -243,6 +246,11 @@ def rehearsed(references: int, models: int) -> list[int]:
     if models > references:
         raise ValueError(f"{models} models cannot be rehearsed on with {references} references")
     return [index * references // models for index in range(models)]
+
+
+def _of_all_ranks(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """In the order of the networks, for each rank has consecutive ones."""
+    return [Outcome(*values) for values in distributed.gathered_values([astuple(outcome) for outcome in outcomes])]
 
 
 def _draw(member: NDArray[np.bool_], size: int, generator: np.random.Generator) -> _Request:

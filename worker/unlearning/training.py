@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
+from itertools import accumulate as accumulated
 from itertools import pairwise
 
 import torch
@@ -11,6 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycleLR
+
+from worker.unlearning import distributed
 
 OnEpoch = Callable[[int, float, nn.Module], None]
 """Called after each epoch with its number from 1, its mean loss, and the network as it stands."""
@@ -40,6 +43,8 @@ def train(
 ) -> nn.Module:
     """Train ``network`` in place with SGD on cross-entropy; returns it in evaluation mode.
 
+    Ranks (see `distributed`) take their parts of the same batches, so that how many they are changes no step.
+
     Args:
         inputs: images in [0, 1], N x C x H x W, on the network's device.
         labels: int64, N.
@@ -61,24 +66,27 @@ def train(
     optimizer = SGD(network.parameters(), learning_rate, momentum=momentum, weight_decay=weight_decay)
     steps = len(shuffled_batches(len(inputs), batch_size, torch.Generator()))
     scheduler = _scheduler(optimizer, schedule, learning_rate, epochs, steps)
-    forward = torch.compile(network) if compiled else network
-    for epoch in range(1, epochs + 1):
-        normalize_by_batch(network, len(inputs))
-        total = torch.zeros((), device=inputs.device)
-        for batch in shuffled_batches(len(inputs), batch_size, generator):
-            rows = batch.to(inputs.device)
-            images = augmented(inputs[rows], generator) if augment else inputs[rows]
-            optimizer.zero_grad()
-            for part in parts(len(batch), accumulate):
-                with bfloat16(inputs.device, mixed_precision):
-                    loss = F.cross_entropy(forward(images[part]), labels[rows[part]])
-                (loss * (len(images[part]) / len(batch))).backward()
-                total += loss.detach() * len(images[part])
-            optimizer.step()
-            scheduler.step()
-        mean_loss = finite(total / len(inputs), epoch)
-        if on_epoch:
-            on_epoch(epoch, mean_loss, network)
+    with distributed.together(network) as shared:
+        forward = torch.compile(shared) if compiled else shared
+        for epoch in range(1, epochs + 1):
+            normalize_by_batch(network, len(inputs))
+            total = torch.zeros((), device=inputs.device)
+            for batch in shuffled_batches(len(inputs), batch_size, generator):
+                places, passes = passed(len(batch), accumulate)
+                rows = batch[places].to(inputs.device)
+                images = augmented(inputs[rows], generator, places, len(batch)) if augment else inputs[rows]
+                optimizer.zero_grad()
+                for part, share in passes:
+                    distributed.normalize_over_ranks(network, share)
+                    with bfloat16(inputs.device, mixed_precision):
+                        loss = F.cross_entropy(forward(images[part]), labels[rows[part]]) * share.weight
+                    (loss * (share.count / len(batch))).backward()
+                    total += loss.detach() * share.count
+                optimizer.step()
+                scheduler.step()
+            mean_loss = finite(distributed.averaged(total) / len(inputs), epoch)
+            if on_epoch:
+                on_epoch(epoch, mean_loss, network)
     return network.eval()
 
 
@@ -108,6 +116,18 @@ def shuffled_batches(count: int, batch_size: int, generator: torch.Generator) ->
     return batches
 
 
+def passed(count: int, accumulate: int) -> tuple[Tensor, list[tuple[slice, distributed.Share]]]:
+    """Which of a batch's ``count`` images are this rank's, and which of those pass at a time, with their share of all.
+
+    The batch is cut into `parts` first and each part is shared out then, so that the same images meet in batch norm
+    however many ranks there are, and all ranks have as many passes.
+    """
+    shares = [(part, distributed.share(part.stop - part.start)) for part in parts(count, accumulate)]
+    own = [torch.arange(part.start, part.stop)[share.part] for part, share in shares]
+    ends = [0, *accumulated(len(places) for places in own)]
+    return torch.cat(own), [(slice(*ends[n : n + 2]), share) for n, (_, share) in enumerate(shares)]
+
+
 def parts(count: int, accumulate: int) -> list[slice]:
     """``range(count)`` in at most ``accumulate`` parts that differ by one at most, none of a single image if it can be.
 
@@ -134,20 +154,25 @@ def finite(loss: Tensor, epoch: int) -> float:
     return value
 
 
-def augmented(batch: Tensor, generator: torch.Generator) -> Tensor:
+def augmented(
+    batch: Tensor, generator: torch.Generator, places: Tensor | None = None, count: int | None = None
+) -> Tensor:
     """A random crop of each image after zero padding, and a horizontal flip of every second one on average.
 
     The padding is 4 pixels, as is usual for CIFAR-10, and 1 for images below 16 pixels. Same shape and device as
-    ``batch``; ``generator`` lives on the CPU, so that a seed gives the same crops on every device.
+    ``batch``; ``generator`` lives on the CPU, so that a seed gives the same crops on every device. Where ``batch`` is what
+    lies at ``places`` of a larger one of ``count`` images, crops are drawn for all of that, so that each image has the one
+    it would have there.
     """
-    count, _, height, width = batch.shape
+    height, width = batch.shape[2:]
+    drawn, own = count or len(batch), slice(None) if places is None else places
     padding = 4 if min(height, width) >= 16 else 1
-    top, left = torch.randint(2 * padding + 1, (2, count, 1), generator=generator).to(batch.device)
-    flip = (torch.rand(count, generator=generator) < 0.5).to(batch.device)
+    top, left = torch.randint(2 * padding + 1, (2, drawn, 1), generator=generator)[:, own].to(batch.device)
+    flip = (torch.rand(drawn, generator=generator)[own] < 0.5).to(batch.device)
     rows = top + torch.arange(height, device=batch.device)
     columns = left + torch.arange(width, device=batch.device)
     columns = torch.where(flip[:, None], columns.flip(1), columns)
-    images = torch.arange(count, device=batch.device)[:, None, None]
+    images = torch.arange(len(batch), device=batch.device)[:, None, None]
     padded = F.pad(batch, (padding,) * 4)
     return padded[images, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)  # channels last
 
@@ -166,9 +191,14 @@ def infer(network: nn.Module, inputs: Tensor, *, batch_size: int = 512) -> Tenso
         network.train(was_training)
 
 
+def infer_together(network: nn.Module, inputs: Tensor) -> Tensor:
+    """The same as `infer`, each rank seeing to its share of the images; equal on all ranks."""
+    return distributed.gathered(infer(network, inputs[distributed.share(len(inputs)).part]), len(inputs))
+
+
 def accuracy(network: nn.Module, inputs: Tensor, labels: Tensor) -> float:
     """Share of images whose largest logit is their label, 0..1."""
-    return (infer(network, inputs).argmax(1) == labels).float().mean().item()
+    return (infer_together(network, inputs).argmax(1) == labels).float().mean().item()
 
 
 def _logits(network: nn.Module, batch: Tensor) -> Tensor:

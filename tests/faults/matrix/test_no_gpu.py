@@ -52,7 +52,7 @@ def train_job(database: Database, settings: Settings, job: uuid.UUID) -> uuid.UU
 def test_the_real_pipeline_gives_the_job_back_for_a_minute_and_raises_an_alert(
     database: Database, settings: Settings, train_job: uuid.UUID
 ) -> None:
-    with structlog.testing.capture_logs() as logged:
+    with structlog.testing.capture_logs([structlog.contextvars.merge_contextvars]) as logged:
         tasks.run_job(database, settings.model_copy(update={"device": "cuda"}), train_job, "gpu-1")
     waiting = look(database, train_job)
     assert (waiting.status, waiting.attempts, waiting.error) == (JobStatus.QUEUED, 0, None)
