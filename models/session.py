@@ -46,6 +46,11 @@ class Database:
                 session.execute(text("SET TRANSACTION READ ONLY"))
             yield session
 
+    @property
+    def remote(self) -> bool:
+        """Whether a server holds it, which may go away and come back."""
+        return not self._sqlite
+
     def dispose(self) -> None:
         self.engine.dispose()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 import uuid
 from collections.abc import Callable
 from datetime import datetime, timedelta
@@ -11,6 +12,7 @@ from typing import Any
 
 import structlog
 from sqlalchemy import and_
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
 from models import artifacts, lifecycle
@@ -33,6 +35,7 @@ PUBLISHED: dict[JobKind, tuple[str, ...]] = {
     JobKind.UNLEARN: (CHECKPOINT,),
     JobKind.AUDIT: (),
 }
+DATABASE_SECONDS = 1.0  # between two looks whether the database is back
 OVERTAKEN = "the version that it started from is not served any more"
 
 log = structlog.get_logger(__name__)
@@ -114,10 +117,9 @@ def _publish_and_commit(
     _publish(finished.folder, settings.data_dir, relative, names)
     crash_point("finish.published")
     try:
-        with database.write() as session:
-            _succeed(session, taken, seconds, measured)
-            commit(session)
-            crash_point("finish.before_commit")
+        _commit(
+            database, settings, taken, lambda session: (_succeed(session, taken, seconds, measured), commit(session))
+        )
         crash_point("finish.after_commit")
     except Fenced:
         artifacts.remove_folder(settings.data_dir / relative)
@@ -137,6 +139,37 @@ def _publish_and_commit(
         if not _committed(database, taken):
             artifacts.remove_folder(settings.data_dir / relative)
             raise
+
+
+def _commit(database: Database, settings: Settings, taken: Claim, work: Callable[[Session], None]) -> None:
+    """``work`` in one transaction; again once a database server that went away is back, for hours of work lie ready.
+
+    It waits as long as a lease lasts. Heartbeats fail meanwhile too; where another attempt took over, the token tells.
+    """
+    end = time.monotonic() + settings.lease_seconds
+    while True:
+        try:
+            with database.write() as session:
+                work(session)
+                crash_point("finish.before_commit")
+            return
+        except OperationalError:
+            if not database.remote or not _came_back(database, taken, end):
+                raise
+            if _committed(database, taken):
+                return
+            log.warning("job.commit_repeated", job=str(taken.job.id), token=taken.token)
+
+
+def _came_back(database: Database, taken: Claim, end: float) -> bool:
+    while time.monotonic() < end:
+        time.sleep(DATABASE_SECONDS)
+        try:
+            _committed(database, taken)
+        except OperationalError:
+            continue
+        return True
+    return False
 
 
 def _check(folder: Path, files: dict[str, OutputFile]) -> None:

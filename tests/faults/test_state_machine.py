@@ -41,7 +41,7 @@ from worker.supervise import Heartbeat
 
 IMAGES = 6
 LONG = os.environ.get("AMUN_STATEFUL") == "long"
-PROFILES = {"embedded": (200, 60) if LONG else (6, 25), "production": (100, 60) if LONG else (2, 20)}
+PROFILES = {"embedded": (200, 60) if LONG else (5, 20), "production": (100, 60) if LONG else (2, 20)}
 ENVIRONMENT = Environment(device="cpu", hardware="replay", threads=1, python="3", torch="none", code_version="replay")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import threading
 import uuid
 from typing import Any
 
@@ -10,7 +11,7 @@ import psycopg
 import pytest
 from sqlalchemy import event, func, select
 from sqlalchemy.engine.default import DefaultDialect
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InternalError, OperationalError
 from starlette.testclient import TestClient
 
 import models.session
@@ -143,7 +144,7 @@ def test_a_job_whose_commit_failed_leaves_no_file_and_is_tried_again(
     def refuse(*arguments: Any) -> None:
         succeed(*arguments)
         monkeypatch.undo()
-        raise OperationalError("UPDATE", {}, Exception("database is locked"))
+        raise InternalError("UPDATE", {}, Exception("could not read block 7"))
 
     monkeypatch.setattr(finish, "_succeed", refuse)
     tasks.run_job(database, replaying(settings, "ok"), job, "here")
@@ -151,3 +152,31 @@ def test_a_job_whose_commit_failed_leaves_no_file_and_is_tried_again(
     assert list((settings.data_dir / "store").glob("*/*")) == []
     tasks.run_job(database, replaying(settings, "ok"), job, "here")
     assert look(database, job).status is JobStatus.SUCCEEDED
+
+
+@pytest.mark.parametrize("settings", ["postgres"], indirect=True)
+def test_a_job_is_finished_once_the_database_server_is_back(
+    database: Database, settings: Settings, job: uuid.UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Connections are cut in the middle of its last transaction, and for a while nobody is let in."""
+    name = settings.database.rsplit("/", 1)[1]
+    server = psycopg.connect(settings.database.replace("+psycopg", "").removesuffix(name) + "postgres", autocommit=True)
+    succeed, away = (
+        finish._succeed,
+        threading.Timer(2.5, server.execute, [f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"]),
+    )
+
+    def cut(*arguments: Any) -> None:
+        monkeypatch.undo()
+        server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        server.execute("SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity WHERE datname = %s", (name,))
+        away.start()
+        succeed(*arguments)
+
+    monkeypatch.setattr(finish, "_succeed", cut)
+    tasks.run_job(database, replaying(settings, "ok"), job, "here")
+    away.join()
+    server.close()
+    ended, made = look(database, job), training_set(database)
+    assert (ended.status, ended.attempts, made.status) == (JobStatus.SUCCEEDED, 1, TrainingSetStatus.READY)
+    assert (settings.data_dir / str(made.folder) / "pixels.u8").is_file()
