@@ -116,10 +116,13 @@ def _publish_and_commit(
     taken, relative = finished.taken, finished.relative
     _publish(finished.folder, settings.data_dir, relative, names)
     crash_point("finish.published")
+
+    def conclude(session: Session) -> None:
+        _succeed(session, taken, seconds, measured)
+        commit(session)
+
     try:
-        _commit(
-            database, settings, taken, lambda session: (_succeed(session, taken, seconds, measured), commit(session))
-        )
+        _commit(database, settings, taken, conclude)
         crash_point("finish.after_commit")
     except Fenced:
         artifacts.remove_folder(settings.data_dir / relative)
