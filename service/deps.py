@@ -17,27 +17,28 @@ from service.schemas.common import NAME
 from service.security import Authenticated, Principal
 
 
-def _settings(request: Request) -> Settings:
+# Not plain functions: each of those would be sent to a thread and back.
+async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def _database(request: Request) -> Database:
+async def _database(request: Request) -> Database:
     database: Database = request.app.state.database
     return database
 
 
-def _pepper(request: Request) -> bytes:
+async def _pepper(request: Request) -> bytes:
     pepper: bytes = request.app.state.pepper
     return pepper
 
 
-def _suppression_key(request: Request) -> bytes:
+async def _suppression_key(request: Request) -> bytes:
     key: bytes = request.app.state.suppression_key
     return key
 
 
-def _webhook_key(request: Request) -> bytes:
+async def _webhook_key(request: Request) -> bytes:
     key: bytes = request.app.state.webhook_key
     return key
 

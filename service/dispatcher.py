@@ -23,7 +23,8 @@ from service.webhooks import outbox
 
 LEASE = "dispatcher"
 LEASE_SECONDS = 15.0
-ORPHAN_SECONDS = 30.0
+SLOW_SECONDS = 30.0  # between duties that take longer the more is stored, or that nobody waits for
+WHOLE_SECONDS = 3600.0  # between looks at the whole log and at every file
 
 log = structlog.get_logger(__name__)
 
@@ -39,7 +40,7 @@ class Dispatcher:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="dispatcher", daemon=True)
         self._held_until = 0.0  # monotonic
-        self._orphans_at = 0.0
+        self._slow_at = self._whole_at = 0.0
 
     def start(self) -> None:
         self._thread.start()
@@ -64,7 +65,7 @@ class Dispatcher:
         if not self._hold_lease():
             return
         self._duty("sweep", lambda: sweeping.expired_leases(self.database))
-        self._duty("plan", lambda: planning.plan(self.database, self.settings))
+        self._duty("plan", lambda: planning.plan(self.database, self.settings, gathering=False))
         self._duty("hint", lambda: hinting.hint(self.database, self._celery))
         self._duty("destroy", lambda: destroying.destroy_versions(self.database, self.settings))
         self._duty("signals", lambda: erasing.erase_signals(self.database, self.settings))
@@ -73,14 +74,20 @@ class Dispatcher:
         self._duty("retired", lambda: destroying.destroy_signals(self.database, self.settings))
         self._duty("uploads", lambda: uploads.destroy_uploads(self.database, self.settings))
         self._duty("documents", lambda: certifying.plan_documents(self.database, self.settings))
-        self._duty("seal", lambda: sealing.seal_events(self.database))
+        self._duty("seal", lambda: sealing.seal_events(self.database, look_back=sealing.RECENT))
         self._duty("webhooks", lambda: outbox.fan_out(self.database))
-        if time.monotonic() >= self._orphans_at:
-            self._orphans_at = time.monotonic() + ORPHAN_SECONDS
+        if time.monotonic() >= self._slow_at:
+            self._slow_at = time.monotonic() + SLOW_SECONDS
+            self._duty("gather", lambda: planning.plan(self.database, self.settings))
+            self._duty("seal late", lambda: sealing.seal_events(self.database))
             self._duty("remind", lambda: reminding.remind(self.database))
-            self._duty("orphans", lambda: sweeping.orphaned_files(self.database, self.settings))
+            self._duty("orphans", lambda: sweeping.orphaned_files(self.database, self.settings, recent=True))
             self._duty("strays", lambda: uploads.remove_strays(self.database, self.settings))
             self._duty("prune", lambda: retention.prune_webhooks(self.database, self.settings))
+        if time.monotonic() >= self._whole_at:
+            self._whole_at = time.monotonic() + WHOLE_SECONDS
+            self._duty("seal all", lambda: sealing.seal_events(self.database, everything=True))
+            self._duty("all orphans", lambda: sweeping.orphaned_files(self.database, self.settings))
 
     def _loop(self) -> None:
         while not self._stop.is_set():

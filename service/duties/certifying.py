@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
+from models.deletion_request import IS_UNCERTIFIED
 from models.records import (
     MAX_ATTEMPTS,
     AuditReport,
@@ -149,5 +150,5 @@ def _uncertified_requests(session: Session) -> list[uuid.UUID]:
             ~overtaken,
         ),
     )
-    query = select(DeletionRequest.id).where(DeletionRequest.certified_at.is_(None), ended, ~_live(DeletionRequest.id))
+    query = select(DeletionRequest.id).where(IS_UNCERTIFIED, ended, ~_live(DeletionRequest.id))
     return list(session.scalars(query.limit(MOST_A_ROUND)))

@@ -19,13 +19,12 @@ from models.records import (
     Model,
     ModelVersion,
     RequestStatus,
-    TrainingSet,
 )
 from service.deps import Pepper, ReadSession, SuppressionKey, WriteSession
 from service.due import days_left, is_due_soon, is_overdue
 from service.duties import batching
 from service.errors import Conflict, NotFound, Unprocessable, responses
-from service.intake import accept, status_at_receipt
+from service.intake import Accepted, accept, status_at_receipt
 from service.lists.listing import Sort, Wanted, listed
 from service.lists.paging import Page, Paged
 from service.lists.searching import search
@@ -93,12 +92,12 @@ def submit(
     idempotency_key: IdempotencyKey = None,
 ) -> RequestReceipt:
     """Ask for samples to be forgotten. Answered once the request is stored; the work follows."""
-    request, replayed = accept(session, pepper, suppression_key, principal, body, idempotency_key)
-    response.headers["Location"] = f"/v1/deletion-requests/{request.id}"
+    accepted = accept(session, pepper, suppression_key, principal, body, idempotency_key)
+    response.headers["Location"] = f"/v1/deletion-requests/{accepted.request.id}"
     response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    if replayed:
+    if accepted.replayed:
         response.headers["Idempotency-Replayed"] = "true"
-    return _receipt(session, request)
+    return _receipt(accepted)
 
 
 @router.get("", responses=responses(Unprocessable))
@@ -163,15 +162,13 @@ def _links(request: DeletionRequest) -> dict[str, str]:
     return links
 
 
-def _receipt(session: Session, request: DeletionRequest) -> RequestReceipt:
-    models = session.scalars(
-        select(Model.name).join(Erasure).where(Erasure.request_id == request.id).order_by(Model.name)
-    )
+def _receipt(accepted: Accepted) -> RequestReceipt:
+    request = accepted.request
     return RequestReceipt(
         id=request.id,
         status=status_at_receipt(request),
-        training_set=session.get_one(TrainingSet, request.training_set_id).name,
-        models=list(models),
+        training_set=accepted.training_set,
+        models=accepted.models,
         external_id=request.external_id,
         regulation=request.regulation,
         ground=request.ground,
