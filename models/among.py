@@ -18,6 +18,18 @@ def among(
     """Whether the column has one of the values: texts, integers or ids, as the column does."""
     if session.get_bind().dialect.name == "postgresql":
         return column == any_(literal(list(values), ARRAY(column.type)))
+    return column.in_(select(_listed(values)))
+
+
+def each(
+    session: Session, column: InstrumentedAttribute[Any], values: Collection[int | str | uuid.UUID]
+) -> ColumnElement[Any]:
+    """The values as a column of rows, to insert them from a SELECT."""
+    if session.get_bind().dialect.name == "postgresql":
+        return func.unnest(literal(list(values), ARRAY(column.type)), type_=column.type)
+    return _listed(values)
+
+
+def _listed(values: Collection[int | str | uuid.UUID]) -> ColumnElement[Any]:
     plain = [value.hex if isinstance(value, uuid.UUID) else value for value in values]  # as SQLite stores ids
-    listed = func.json_each(literal(json.dumps(plain), Text)).table_valued("value")
-    return column.in_(select(listed.c.value))
+    return func.json_each(literal(json.dumps(plain), Text)).table_valued("value").c.value

@@ -24,7 +24,7 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
-        self._sqlite = self.engine.dialect.name == "sqlite"
+        self._sqlite = self.one_writer = self.engine.dialect.name == "sqlite"
         self._writer = self.engine.execution_options(amun_write=True)
         self._reader = self.engine if self._sqlite else self.engine.execution_options(postgresql_readonly=True)
         # SQLite lets one writer in: threads of this process queue here rather than spin on the busy handler.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
@@ -55,8 +56,15 @@ def _read(database: CurrentDatabase) -> Iterator[Session]:
         yield session
 
 
-def _write(database: CurrentDatabase) -> Iterator[Session]:
+@contextmanager
+def writing(database: Database) -> Iterator[Session]:
+    """The transaction of a request that writes: committed at its end, before the answer leaves."""
     with database.write() as session:
+        yield session
+
+
+def _write(database: CurrentDatabase) -> Iterator[Session]:
+    with writing(database) as session:
         yield session
 
 

@@ -10,11 +10,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sqlalchemy import Table, insert, select
+from sqlalchemy import Table, Uuid, insert, literal, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from models.among import among
+from models.among import among, each
 from models.records import (
     DeletionRequest,
     Erasure,
@@ -26,7 +26,7 @@ from models.records import (
     TrainingSet,
     record_event,
 )
-from service.asking import examine, understand
+from service.asking import Asked, examine, understand
 from service.due import PERIODS
 from service.errors import Conflict, Unprocessable
 from service.schemas.deletion_requests import NewDeletionRequest
@@ -45,28 +45,47 @@ class Accepted:
     replayed: bool = False
 
 
-def accept(
+@dataclass(frozen=True)
+class Understood:
+    """A new request's body, looked up."""
+
+    asked: Asked
+    approvals: dict[uuid.UUID, list[str]]  # reasons, by model
+    fingerprint: bytes
+
+
+def look_up(
     session: Session,
     pepper: bytes,
     suppression_key: bytes,
     principal: Principal,
     body: NewDeletionRequest,
     idempotency_key: str | None,
-) -> Accepted:
-    """Store the request that the body asks for, unless it was under the same key.
+) -> Accepted | Understood:
+    """What the body asks for, or the request that was accepted under the same key. Writes nothing.
 
-    Raises NotFound, Conflict or Unprocessable, and then nothing is written.
+    Raises NotFound, Conflict or Unprocessable.
     """
-    assert principal.application_id is not None  # noqa: S101 - the role application names one
     fingerprint = _fingerprint(pepper, body)
-    earlier = _earlier(session, principal.application_id, idempotency_key, fingerprint)
+    earlier = _earlier(session, principal, idempotency_key, fingerprint)
     if earlier is not None:
         return _accepted_before(session, earlier)
     asked = understand(session, suppression_key, principal, body)
-    approvals = examine(session, body, asked)
+    return Understood(asked, examine(session, body, asked), fingerprint)
+
+
+def accept(
+    session: Session,
+    principal: Principal,
+    body: NewDeletionRequest,
+    idempotency_key: str | None,
+    understood: Understood,
+) -> Accepted:
+    """Store the request, unless one came under the same key since it was looked for. Raises Conflict, Unprocessable."""
+    asked, fingerprint = understood.asked, understood.fingerprint
     models, resolution = asked.models, asked.resolution
     outcomes = counted(resolution)
-    approval_required = any(approvals.values())
+    approval_required = any(understood.approvals.values())
     request = _insert_request(
         session,
         application_id=principal.application_id,
@@ -86,8 +105,8 @@ def accept(
         approval_required=approval_required,
         has_controls=bool(resolution.samples[Outcome.CONTROL]),
     )
-    if request is None:  # the same key was accepted by another process since we looked
-        earlier = _earlier(session, principal.application_id, idempotency_key, fingerprint)
+    if request is None:
+        earlier = _earlier(session, principal, idempotency_key, fingerprint)
         if earlier is None:
             raise Conflict("The same Idempotency-Key is being accepted at this moment: send the request again.")
         return _accepted_before(session, earlier)
@@ -134,13 +153,14 @@ def _fingerprint(pepper: bytes, body: NewDeletionRequest) -> bytes:
 
 
 def _earlier(
-    session: Session, application_id: uuid.UUID, idempotency_key: str | None, fingerprint: bytes
+    session: Session, principal: Principal, idempotency_key: str | None, fingerprint: bytes
 ) -> DeletionRequest | None:
     if idempotency_key is None:
         return None
     earlier = session.scalars(
         select(DeletionRequest).where(
-            DeletionRequest.application_id == application_id, DeletionRequest.idempotency_key == idempotency_key
+            DeletionRequest.application_id == principal.application_id,
+            DeletionRequest.idempotency_key == idempotency_key,
         )
     ).one_or_none()
     if earlier is not None and not hmac.compare_digest(earlier.fingerprint, fingerprint):
@@ -169,12 +189,11 @@ def _insert_samples(session: Session, request: DeletionRequest, resolution: Reso
     samples = [*resolution.to_forget, *resolution.samples[Outcome.CONTROL]]
     if not resolution.to_forget:  # else a job would set out to forget them once more
         samples.extend(resolution.samples[Outcome.ALREADY_ERASED])
-    rows = [
-        {"request_id": request.id, "sample_index": sample.index, "training_set_id": request.training_set_id}
-        for sample in samples
-    ]
-    if rows:
-        session.execute(insert(cast(Table, RequestSample.__table__)), rows)
+    if samples:  # one statement, with one parameter for all of them
+        rows = each(session, RequestSample.sample_index, [sample.index for sample in samples])
+        columns = ["request_id", "training_set_id", "sample_index"]
+        named = select(literal(request.id, Uuid), literal(request.training_set_id, Uuid), rows)
+        session.execute(insert(cast(Table, RequestSample.__table__)).from_select(columns, named))
 
 
 def _insert_erasures(
