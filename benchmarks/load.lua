@@ -1,6 +1,6 @@
 -- Deletion requests for wrk: every one names ten samples, has an Idempotency-Key of its own, and is sent at its time.
--- Environment: LOAD_FILE (JSON-free: one "key set" a line), LOAD_OUT, LOAD_RATE (a second, 0: as fast as answers come),
--- LOAD_PREFIX (of the keys), LOAD_FIRST and LOAD_NAMED (the rows that are named).
+-- Environment: LOAD_FILE (an API key and a set in each line), LOAD_OUT, LOAD_RATE (a second; 0: as fast as answers come),
+-- LOAD_PREFIX (of the Idempotency-Keys), LOAD_SEED, LOAD_FIRST and LOAD_NAMED (the rows that are named).
 local ffi = require("ffi")
 ffi.cdef [[
 typedef struct { long seconds; long nanoseconds; } amun_time;

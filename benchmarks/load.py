@@ -1,6 +1,6 @@
 """How many deletion requests a second are accepted, and how long an answer takes, with and without a job beside it?
 
-    python -m benchmarks.load [--seconds 600] [--stored 100000] [--only SQLite] [--rate PostgreSQL=250]
+    python -m benchmarks.load [--seconds 600] [--stored 100000] [--only SQLite] [--rate 100]
 
 On loopback, on one machine: uvicorn processes (one on SQLite, two on PostgreSQL and Redis) with the dispatcher in them, a
 Celery worker, the database and the generator (wrk; on Debian: apt-get install wrk). Each request names ten samples and has
@@ -60,6 +60,7 @@ def main() -> None:
     parser.add_argument("--stored", type=int, default=100_000, help="requests in the database before")
     parser.add_argument("--only", choices=list(TARGETS), help="one database")
     parser.add_argument("--rate", type=int, help="requests a second instead of the target's")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder for load.json, load.md and load.png")
     options = parser.parse_args()
     require_wrk()
     command = "python -m benchmarks.load " + " ".join(sys.argv[1:])
@@ -81,10 +82,10 @@ def main() -> None:
                 data.mkdir()
                 settings = Settings(data_dir=data, database_url=url, broker_url=broker_url, threads=1, rate_limit="")
                 document["databases"][database] = measure(database, settings, options)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "load.json").write_text(json.dumps(document, indent=1) + "\n")
-    (RESULTS / "load.md").write_text(load_report.table(document))
-    load_report.plot(document, RESULTS / "load.png")
+    options.results.mkdir(parents=True, exist_ok=True)
+    (options.results / "load.json").write_text(json.dumps(document, indent=1) + "\n")
+    (options.results / "load.md").write_text(load_report.table(document))
+    load_report.plot(document, options.results / "load.png")
     print(load_report.table(document))
 
 

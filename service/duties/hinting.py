@@ -17,7 +17,7 @@ from models.session import Database, current_time
 
 FIRST_SECONDS = 60.0
 LAST_SECONDS = 600.0
-LAST_DOUBLING = 4  # hints; later ones come every LAST_SECONDS
+LAST_DOUBLING = 5  # this hint and later ones are followed by the next after LAST_SECONDS
 MOST_A_ROUND = 100
 # Documents whose hint is on its way. The broker hands out hints in their order: thousands would keep a model's job waiting.
 MOST_CERTIFY = 50
@@ -76,7 +76,6 @@ def _queued(kinds: Sequence[JobKind], condition: ColumnElement[bool]) -> Select[
 
 def _is_due(at: datetime) -> ColumnElement[bool]:
     """Whether a job may run, and its last hint was sent long enough ago."""
-    waits = [wait_after(hints) for hints in range(1, LAST_DOUBLING + 1)]
-    waited = [and_(Job.hints == hints, Job.hinted_at <= at - wait) for hints, wait in enumerate(waits, start=1)]
-    waited.append(and_(Job.hints > LAST_DOUBLING, Job.hinted_at <= at - timedelta(seconds=LAST_SECONDS)))
-    return and_(or_(Job.not_before.is_(None), Job.not_before <= at), or_(Job.hinted_at.is_(None), *waited))
+    doubled = [and_(Job.hints <= hints, Job.hinted_at <= at - wait_after(hints)) for hints in range(1, LAST_DOUBLING)]
+    waited = or_(*doubled, Job.hinted_at <= at - timedelta(seconds=LAST_SECONDS))
+    return and_(or_(Job.not_before.is_(None), Job.not_before <= at), or_(Job.hinted_at.is_(None), waited))
