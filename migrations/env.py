@@ -5,6 +5,7 @@ from __future__ import annotations
 from alembic import context
 from sqlalchemy import Connection, text
 
+from models.crashes import crash_point
 from models.records import Base
 from models.session import Database
 from models.settings import get_settings
@@ -24,6 +25,7 @@ def _run(connection: Connection) -> None:
         if connection.dialect.name == "postgresql":
             connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": ADVISORY_LOCK})
         context.run_migrations()
+        crash_point("migrate.before_commit")
 
 
 def _main() -> None:

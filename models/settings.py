@@ -12,6 +12,8 @@ from typing import Literal
 from pydantic import Field, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from models import crashes
+
 
 class Settings(BaseSettings):
     """The defaults are the embedded way: SQLite and Celery's filesystem transport inside one data folder."""
@@ -68,6 +70,9 @@ class Settings(BaseSettings):
         default="30/minute", description="Wrong keys a client address, in each API process; empty: no limit."
     )
     stream_limit: int = Field(default=64, ge=1, description="Live streams at a time, in each API process.")
+    crash: str = Field(
+        default="", description="For tests alone: a name in models.crashes at which the process is killed."
+    )
 
     @field_validator("secrets_dir", "import_root", "webhook_ca", mode="before")
     @classmethod
@@ -84,6 +89,11 @@ class Settings(BaseSettings):
     def networks(cls, listed: str) -> str:
         _networks(listed)
         return listed
+
+    @field_validator("crash")
+    @classmethod
+    def crash_point(cls, name: str) -> str:
+        return crashes.known(name) if name else name
 
     @property
     def allowed_networks(self) -> tuple[IPv4Network | IPv6Network, ...]:

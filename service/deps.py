@@ -10,6 +10,7 @@ from fastapi import Depends, Path, Request
 from sqlalchemy import ColumnElement, exists, select
 from sqlalchemy.orm import Session
 
+from models.crashes import crash_point
 from models.records import Model, ModelVersion, Role, TrainingSet, TrainingSetApplication
 from models.session import Database
 from models.settings import Settings
@@ -61,6 +62,8 @@ def writing(database: Database) -> Iterator[Session]:
     """The transaction of a request that writes: committed at its end, before the answer leaves."""
     with database.write() as session:
         yield session
+        crash_point("request.before_commit")
+    crash_point("request.after_commit")
 
 
 def _write(database: CurrentDatabase) -> Iterator[Session]:

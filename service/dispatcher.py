@@ -13,6 +13,7 @@ import structlog
 from sqlalchemy import or_, select, update
 from sqlalchemy.exc import IntegrityError
 
+from models.crashes import crash_point
 from models.queue import celery_app
 from models.records import Lease
 from models.session import Database, current_time
@@ -64,6 +65,7 @@ class Dispatcher:
         """One pass over everything that is due. A duty that fails is logged and does not keep the others from theirs."""
         if not self._hold_lease():
             return
+        crash_point("dispatch.leased")
         self._duty("sweep", lambda: sweeping.expired_leases(self.database))
         self._duty("plan", lambda: planning.plan(self.database, self.settings, gathering=False))
         self._duty("hint", lambda: hinting.hint(self.database, self._celery))

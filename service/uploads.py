@@ -14,6 +14,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from models import artifacts
 from models.base import now
+from models.crashes import crash_point
 from models.records import Model, ModelStatus, ModelVersion, Upload, record_event
 from models.session import Database, current_time
 from models.settings import Settings
@@ -50,6 +51,7 @@ def intact(database: Database, settings: Settings, sha256: str) -> Upload | None
 
 def enter(database: Database, sha256: str, size: int, *, key_id: str, actor: str) -> tuple[Upload, bool]:
     """The row of a file that is in its place, and whether it is new; a row that had lost its file starts anew."""
+    crash_point("uploads.published")
     try:
         with database.write() as session:
             upload = session.get(Upload, sha256, with_for_update=True)
@@ -152,6 +154,7 @@ def _condemn(settings: Settings, upload: Upload) -> None:
         os.rename(settings.data_dir / upload.path, _condemned(settings, upload.sha256))
     except FileNotFoundError:
         pass
+    crash_point("uploads.condemned")
 
 
 def _destroy_condemned(settings: Settings, sha256: str) -> None:
@@ -162,6 +165,7 @@ def _destroy_condemned(settings: Settings, sha256: str) -> None:
 def _destroy(database: Database, settings: Settings, sha256: str, actor: str, reason: str) -> bool:
     """The file goes first and the row follows once it is seen to be gone, so a crash in between repeats the rest."""
     _destroy_condemned(settings, sha256)
+    crash_point("uploads.gone")
     with database.write() as session:
         upload = session.get(Upload, sha256, with_for_update=True)
         if upload is None or (settings.data_dir / upload.path).exists():  # uploaded again meanwhile

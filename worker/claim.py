@@ -10,6 +10,7 @@ from sqlalchemy import and_, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from models.crashes import crash_point
 from models.moves import advance
 from models.records import (
     Erasure,
@@ -43,7 +44,9 @@ def claim(database: Database, settings: Settings, job_id: uuid.UUID, worker: str
     """Take the job, or None: it is unknown, not due, taken, ended, or its model is busy with another one."""
     try:
         with database.write() as session:
-            return _claim(session, settings, job_id, worker)
+            taken = _claim(session, settings, job_id, worker)
+            crash_point("claim.before_commit")
+            return taken
     except IntegrityError:  # the partial unique index: another job of this model is running
         return None
 

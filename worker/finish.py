@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from models import artifacts, lifecycle
 from models.base import now
+from models.crashes import crash_point
 from models.moves import advance
 from models.records import Job, JobKind, JobStatus, record_event
 from models.session import Database, current_time
@@ -53,9 +54,11 @@ def finish(database: Database, settings: Settings, taken: Claim, folder: Path, r
     job, written = taken.job, None
     if job.kind in (JobKind.UNLEARN, JobKind.AUDIT):
         written = write_report(database, settings, taken, folder, result)
+        crash_point("report.written")
         files |= written.files
     if job.kind is JobKind.REGISTER:
         commits.suppress(database, settings, job, folder, result.outcome)
+        crash_point("register.refused")
     finished = Finished(taken, folder, _place(job, taken.token), files, result.outcome, written)
     commit = {
         JobKind.REGISTER: commits.register,
@@ -73,6 +76,7 @@ def certify(database: Database, settings: Settings, taken: Claim, folder: Path) 
     """Write and sign what a certify job is about, and commit it. There is no pipeline: nothing is computed anew."""
     started = now()
     written = _documents(database, settings, taken, folder)
+    crash_point("certificate.written")
     finished = Finished(taken, folder, _place(taken.job, taken.token), written.files, {}, written)
     commit = commits.edition if taken.job.about == "audit_report" else commits.certificate
     seconds = {"certify": (now() - started).total_seconds()}
@@ -100,18 +104,23 @@ def _publish_and_commit(
 ) -> None:
     taken, relative = finished.taken, finished.relative
     _publish(finished.folder, settings.data_dir, relative, names)
+    crash_point("finish.published")
     try:
         with database.write() as session:
             _succeed(session, taken, seconds)
             commit(session)
+            crash_point("finish.before_commit")
+        crash_point("finish.after_commit")
     except Fenced:
         artifacts.remove_folder(settings.data_dir / relative)
+        crash_point("finish.taken_back")
         with database.write() as session:
             # Running as this attempt even now: then somebody asked to cancel it, and came first.
             cancelled = lifecycle.cancel(session, taken.job, taken.token, actor=taken.actor)
         log.warning("job.cancelled" if cancelled else "job.fenced", job=str(taken.job.id), token=taken.token)
     except Overtaken:
         artifacts.remove_folder(settings.data_dir / relative)
+        crash_point("finish.taken_back")
         with database.write() as session:
             lifecycle.requeue(session, taken.job, taken.token, actor=taken.actor, reason=OVERTAKEN, counted=False)
         log.warning("job.overtaken", job=str(taken.job.id), token=taken.token)
@@ -145,6 +154,7 @@ def _publish(folder: Path, data_dir: Path, relative: str, names: tuple[str, ...]
     outgoing.mkdir()
     for name in names:
         os.rename(folder / name, outgoing / name)
+    crash_point("publish.collected")
     artifacts.publish(outgoing, data_dir, relative)
 
 

@@ -15,6 +15,7 @@ from sqlalchemy import select, text
 from sqlalchemy.orm import Session
 
 from models import secrets
+from models.crashes import crash_point
 from models.records import SigningKey
 from models.secrets import UnusableSecret
 from models.settings import Settings
@@ -99,6 +100,7 @@ def _make(session: Session, folder: Path) -> Key:
     private = Ed25519PrivateKey.generate()
     key = Key.of(private)
     secrets.keep(folder, _file(key.key_id), key.signer.private_bytes)
+    crash_point("signing.key_kept")
     session.add(SigningKey(key_id=key.key_id, public_key=private.public_key().public_bytes_raw().hex()))
     session.flush()
     return key

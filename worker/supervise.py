@@ -17,6 +17,7 @@ from pathlib import Path
 import structlog
 from sqlalchemy import select, update
 
+from models.crashes import crash_point
 from models.records import Job, JobStatus
 from models.session import Database, current_time
 from models.settings import Settings
@@ -138,6 +139,7 @@ def run_child(
             env=environment,
             start_new_session=True,
         )
+    crash_point("child.started")
     reader = threading.Thread(target=_read_progress, args=(child, heartbeat), name="progress", daemon=True)
     reader.start()
     try:

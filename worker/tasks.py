@@ -8,13 +8,17 @@ import socket
 import threading
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
 import structlog
 from celery.signals import worker_process_init, worker_shutting_down
+from sqlalchemy.orm import Session
 
 from models import artifacts, lifecycle
+from models.crashes import crash_point
 from models.log import configure_logging
 from models.queue import RUN_TASK, celery_app
 from models.records import MAX_ATTEMPTS, JobKind
@@ -79,6 +83,7 @@ def run_job(database: Database, settings: Settings, job_id: uuid.UUID, worker: s
         log.info("job.not_claimed", job=str(job_id))
         return
     log.info("job.claimed", job=str(job_id), kind=taken.job.kind.value, token=taken.token)
+    crash_point("claim.after_commit")
     folder = artifacts.staging(settings.data_dir, taken.job.id, taken.token)
     try:
         _run_claimed(database, settings, taken, folder)
@@ -87,10 +92,12 @@ def run_job(database: Database, settings: Settings, job_id: uuid.UUID, worker: s
         _retry_or_fail(database, taken, "internal", f"{type(error).__name__}: {error}")
     finally:
         artifacts.remove_folder(folder)
+    crash_point("staging.removed")
 
 
 def _run_claimed(database: Database, settings: Settings, taken: Claim, folder: Path) -> None:
     folder.mkdir(parents=True)
+    crash_point("staging.made")
     with Heartbeat(database, settings, taken) as heartbeat:
         if taken.job.kind is JobKind.CERTIFY:
             finish.certify(database, settings, taken, folder)
@@ -102,18 +109,29 @@ def _run_claimed(database: Database, settings: Settings, taken: Claim, folder: P
             _fail(database, taken, error.code, str(error))
             return
         artifacts.write_durably(folder / PLAN_FILE, dump(plan).encode())
+        crash_point("plan.written")
         ended = run_child(settings.pipeline_command, folder, settings, heartbeat, _shutting_down.is_set)
+        crash_point("child.ended")
         _conclude(database, settings, taken, folder, ended)
+
+
+@contextmanager
+def _ending(database: Database) -> Iterator[Session]:
+    """The transaction in which a job ends other than well."""
+    with database.write() as session:
+        yield session
+        crash_point("stop.before_commit")
+    crash_point("stop.after_commit")
 
 
 def _conclude(database: Database, settings: Settings, taken: Claim, folder: Path, ended: Ended) -> None:
     if ended.stopped is Stopped.FENCED:
         log.warning("job.fenced", job=str(taken.job.id), token=taken.token)
     elif ended.stopped is Stopped.CANCELLED:
-        with database.write() as session:
+        with _ending(database) as session:
             lifecycle.cancel(session, taken.job, taken.token, actor=taken.actor)
     elif ended.stopped is Stopped.SHUTDOWN:
-        with database.write() as session:
+        with _ending(database) as session:
             lifecycle.requeue(
                 session, taken.job, taken.token, actor=taken.actor, reason="the worker is shutting down", counted=False
             )
@@ -141,7 +159,7 @@ def _failed_result(database: Database, taken: Claim, result: Result) -> None:
     code, detail = (result.error.code, result.error.detail) if result.error else ("internal", "no reason was given")
     if code == "no_gpu":
         log.error("worker.no_gpu", job=str(taken.job.id), alert=True)
-        with database.write() as session:
+        with _ending(database) as session:
             lifecycle.requeue(
                 session,
                 taken.job,
@@ -156,7 +174,7 @@ def _failed_result(database: Database, taken: Claim, result: Result) -> None:
 
 
 def _fail(database: Database, taken: Claim, code: str, detail: str) -> None:
-    with database.write() as session:
+    with _ending(database) as session:
         lifecycle.fail(session, taken.job, taken.token, actor=taken.actor, code=code, detail=detail)
 
 
@@ -165,5 +183,5 @@ def _retry_or_fail(database: Database, taken: Claim, code: str, detail: str) -> 
     if taken.job.attempts >= MAX_ATTEMPTS:
         _fail(database, taken, code, detail)
         return
-    with database.write() as session:
+    with _ending(database) as session:
         lifecycle.requeue(session, taken.job, taken.token, actor=taken.actor, reason=code, counted=True)

@@ -10,6 +10,7 @@ from sqlalchemy import ColumnElement, and_, exists, func, or_, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
+from models.crashes import crash_point
 from models.deletion_request import IS_UNCERTIFIED
 from models.records import (
     MAX_ATTEMPTS,
@@ -50,6 +51,7 @@ def plan_documents(database: Database, settings: Settings) -> int:
         try:
             with database.write() as session:
                 planned += _queue(session, settings, about, about_id)
+            crash_point("certify.planned")
         except IntegrityError:  # the partial unique index: there is a live one already
             continue
     return planned

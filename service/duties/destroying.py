@@ -6,6 +6,7 @@ from sqlalchemy import and_, exists, select, update
 from sqlalchemy.orm import Session
 
 from models import artifacts, holdings
+from models.crashes import crash_point
 from models.moves import advance
 from models.records import (
     Erasure,
@@ -34,6 +35,7 @@ def destroy_versions(database: Database, settings: Settings) -> int:
     destroyed = 0
     for version in _condemned(database):
         artifacts.destroy(settings.data_dir / version.path)
+        crash_point("destroy.file_gone")
         with database.write() as session:
             moved = advance(
                 session,
@@ -57,6 +59,7 @@ def destroy_versions(database: Database, settings: Settings) -> int:
                 )
                 _begin_again(session, version)
             destroyed += moved
+        crash_point("destroy.after_commit")
     return destroyed
 
 
@@ -101,6 +104,7 @@ def destroy_signals(database: Database, settings: Settings) -> int:
     for model in retired:
         for name in SIGNALS:
             artifacts.destroy(settings.data_dir / str(model.folder) / name)
+        crash_point("retire.signals_gone")
         with database.write() as session:
             session.execute(update(Model).where(Model.id == model.id).values(folder=None))
             record_event(

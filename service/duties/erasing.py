@@ -15,6 +15,7 @@ from sqlalchemy import ColumnElement, and_, exists, insert, or_, select, update
 from sqlalchemy.orm import Session
 
 from models import artifacts, holdings
+from models.crashes import crash_point
 from models.deletion_request import IS_UNERASED
 from models.evidence import suppression_digests
 from models.records import (
@@ -67,6 +68,7 @@ def erase_signals(database: Database, settings: Settings) -> int:
         ]
     for erasure, model, rows in waiting:
         files = overwrite_signals(settings, [model], rows)
+        crash_point("signals.overwritten")
         with database.write() as session:
             session.execute(
                 update(Erasure).where(Erasure.id == erasure.id).values(signals_erased_at=current_time(session))
@@ -204,6 +206,7 @@ def _erase(database: Database, settings: Settings, request: DeletionRequest | Wa
         if split is Split.CONTROL and not _still_due(session, request):
             return False
         indices = _bury(session, settings, request, split)
+    crash_point("erase.buried")
     with database.read() as session:
         if _set_is_in_use(session, request.training_set_id):
             return False
@@ -211,6 +214,7 @@ def _erase(database: Database, settings: Settings, request: DeletionRequest | Wa
         models = list(session.scalars(select(Model).where(Model.training_set_id == training_set.id)))
     overwrite_pixels(settings, training_set, indices)
     overwrite_signals(settings, models, indices)
+    crash_point("erase.overwritten")
     with database.write() as session:
         at = current_time(session)
         controls = split is Split.CONTROL
@@ -231,6 +235,7 @@ def _erase(database: Database, settings: Settings, request: DeletionRequest | Wa
             method=METHOD,
             verified=True,
         )
+    crash_point("erase.after_commit")
     return True
 
 

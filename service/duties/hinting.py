@@ -11,6 +11,7 @@ from celery import Celery
 from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, update
 from sqlalchemy.orm import aliased
 
+from models.crashes import crash_point
 from models.queue import QUEUE, RUN_TASK
 from models.records import Job, JobKind, JobStatus
 from models.session import Database, current_time
@@ -40,6 +41,7 @@ def hint(database: Database, celery: Celery) -> int:
         except Exception as error:
             log.warning("dispatcher.broker_unavailable", error=type(error).__name__)
             break
+        crash_point("hint.sent")
         sent.append(job_id)
     if sent:
         with database.write() as session:

@@ -13,6 +13,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from models.among import among
 from models.base import now
+from models.crashes import crash_point
 from models.holdings import forgotten, samples_of_each
 from models.moves import advance
 from models.parameters import BATCH_MARGIN
@@ -51,6 +52,7 @@ def plan(database: Database, settings: Settings, *, gathering: bool = True) -> i
     for model_id in _wanted(database, gathering):
         try:
             planned += _plan_model(database, settings, model_id)
+            crash_point("plan.after_model")
         except IntegrityError:  # the partial unique index: another dispatcher planned this model
             continue
     return planned

@@ -8,6 +8,7 @@ from datetime import datetime
 import structlog
 from sqlalchemy import ColumnElement, Select, and_, select
 
+from models.crashes import crash_point
 from models.deletion_request import IS_LIVE
 from models.records import DeletionRequest, record_event
 from models.session import Database, current_time
@@ -67,6 +68,7 @@ def _tell(database: Database, name: str, due: list[uuid.UUID]) -> int:
                 due_at=request.due_at.isoformat(),
                 days_left=days_left(request.due_at, at),
             )
+    crash_point("remind.after_commit")
     for request in requests:
         log.warning(f"deletion_request.{name}", request=str(request.id), due_at=request.due_at.isoformat(), alert=True)
     return len(requests)

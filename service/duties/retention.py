@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from sqlalchemy import delete, exists, select, tuple_
 
+from models.crashes import crash_point
 from models.records import Webhook, WebhookAttempt, WebhookDelivery
 from models.session import Database, current_time
 from models.settings import Settings
@@ -38,4 +39,5 @@ def prune_webhooks(database: Database, settings: Settings) -> int:
             session.execute(delete(WebhookDelivery).where(of_deliveries.in_(due)))
         if ended:
             session.execute(delete(Webhook).where(Webhook.id.in_(ended)))
+    crash_point("prune.after_commit")
     return len(due)

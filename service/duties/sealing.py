@@ -8,6 +8,7 @@ from sqlalchemy import Row, exists, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from models.crashes import crash_point
 from models.evidence import GENESIS, seal
 from models.records import Event, EventSeal
 from models.session import Database
@@ -62,6 +63,8 @@ def _seal_some(database: Database, look_back: timedelta | None) -> int:
     try:
         with database.write() as session:
             session.execute(insert(EventSeal), seals)
+            crash_point("seal.before_commit")
+        crash_point("seal.after_commit")
     except IntegrityError:  # another dispatcher sealed at these positions
         return 0
     return len(seals)

@@ -12,6 +12,7 @@ from sqlalchemy.orm import Session
 
 from models import artifacts, lifecycle
 from models.base import now
+from models.crashes import crash_point
 from models.records import (
     MAX_ATTEMPTS,
     AuditReport,
@@ -48,6 +49,7 @@ def expired_leases(database: Database) -> int:
                 swept += lifecycle.fail(session, fresh, job.token, actor=ACTOR, code="worker_lost", detail=detail)
             else:
                 swept += lifecycle.requeue(session, fresh, job.token, actor=ACTOR, reason="lease expired", counted=True)
+        crash_point("sweep.after_commit")
     return swept
 
 
@@ -72,6 +74,7 @@ def orphaned_files(database: Database, settings: Settings, *, recent: bool = Fal
         if folder.name in attempts or relative in named:
             continue
         artifacts.remove_folder(folder)
+        crash_point("orphans.removed")
         removed += 1
         log.info("sweep.orphan_removed", folder=relative)
     return removed

@@ -15,6 +15,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from models.base import new_id
+from models.crashes import crash_point
 from models.records import Cursor, Event, EventSeal, Webhook, WebhookDelivery
 from models.session import Database, current_time
 from service.webhooks.messages import TOLD, Notice, notices
@@ -43,9 +44,12 @@ def _fan_out_some(database: Database) -> int | None:
             return None
     try:
         with database.write() as session:
-            return _tell_next(session)
+            told = _tell_next(session)
+            crash_point("fan_out.before_commit")
     except IntegrityError:  # another dispatcher made the cursor at this moment
         return 0
+    crash_point("fan_out.after_commit")
+    return told
 
 
 def enqueue(session: Session, webhook: uuid.UUID, messages: list[dict[str, Any]]) -> list[WebhookDelivery]:

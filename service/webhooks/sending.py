@@ -14,6 +14,7 @@ from pathlib import Path
 import structlog
 
 from models.base import now
+from models.crashes import crash_point
 from models.session import Database
 from service.webhooks import signatures
 from service.webhooks.attempts import SCHEDULE, Outcome, record
@@ -80,6 +81,8 @@ class Sender:
         with self._lock:
             in_flight = list(self._claims)
         claims = take(self._database, self._key, in_flight)
+        if claims:
+            crash_point("send.claimed")
         with self._lock:
             self._claims.update(claims)
         return [self._pool.submit(self._deliver, claim) for claim in claims]
@@ -97,11 +100,13 @@ class Sender:
     def _deliver(self, claim: Claim) -> None:
         try:
             outcome = None if self._stop.is_set() else self._attempt(claim)
+            crash_point("send.posted")
             with self._writers, self._database.write() as session:
                 if outcome is None:
                     give_back(session, claim)
                 else:
                     record(session, claim, outcome, self._schedule)
+            crash_point("send.after_commit")
             if outcome is not None and outcome.error is not None:
                 log.warning(
                     "webhooks.attempt_failed",

@@ -1,4 +1,4 @@
-"""Records the results in data/: real jobs of the demo's case on scikit-learn's digits, with no database.
+"""Records the results in data/, and those that tests.replaying replays: real jobs of the demo's case on scikit-learn's digits.
 
 Run from the repository root, about half a minute on one thread: ``python -m tests.worker.report.record [FOLDER]``; the jobs run
 in FOLDER, and a training that lies there already is used again. Numbers are rounded to six digits and files left out.
@@ -9,6 +9,7 @@ result-few.json         one request of three samples: inconclusive
 result-over.json        a strength far too large, and a policy without retraining: withdrawn
 result-audit.json       the demo's new model audited again, when nothing is left to forget
 rehearsed.json          what the train job says of the strengths it rehearsed
+register.json, train.json, near_duplicates.jsonl    in tests/replaying/data: the two jobs before them
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -27,6 +29,7 @@ from worker import pipeline
 from worker import plan as agreed
 
 DATA = Path(__file__).parent / "data"
+REPLAYED = Path(__file__).parents[2] / "replaying" / "data"
 POLICY = DEMO.policy
 FEW = 3
 
@@ -36,6 +39,9 @@ def main() -> None:
     demo, strengths = prepare(folder)
     DATA.mkdir(exist_ok=True)
     (DATA / "rehearsed.json").write_text(json.dumps(rounded(strengths), indent=1) + "\n")
+    for name in ("register", "train"):
+        keep(folder / name, REPLAYED / f"{name}.json")
+    shutil.copyfile(folder / "register" / "near_duplicates.jsonl", REPLAYED / "near_duplicates.jsonl")
     record("result", demo, folder)
     new = folder / "result" / "checkpoint.safetensors"
     weak = dataclasses.replace(demo.unlearn, learning_rate=1e-5, weight_scale=0.01)
@@ -156,14 +162,19 @@ def run(plan: agreed.Plan, folder: Path) -> tuple[dict[str, Any], Path]:
 
 def record(name: str, plan: agreed.Plan, folder: Path) -> None:
     outcome, at = run(plan, folder / name)
-    result = json.loads((at / agreed.RESULT_FILE).read_text()) | {"files": []}
-    (DATA / f"{name}.json").write_text(json.dumps(rounded(result), separators=(",", ":")) + "\n")
+    result = keep(at, DATA / f"{name}.json")
     print(
         name,
         outcome.get("verdict"),
         [(one["method"], one["verdict"]) for one in outcome.get("steps", [])],
         result["seconds"],
     )
+
+
+def keep(job: Path, at: Path) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads((job / agreed.RESULT_FILE).read_text()) | {"files": []}
+    at.write_text(json.dumps(rounded(result), separators=(",", ":")) + "\n")
+    return result
 
 
 def rounded(value: Any) -> Any:

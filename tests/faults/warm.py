@@ -1,0 +1,26 @@
+"""What every process of these tests needs, imported once: the application has its routes built by a first request."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from starlette.testclient import TestClient
+
+import service.webhooks.sending
+import worker.tasks
+from models.log import configure_logging
+from models.settings import Settings
+from service import schema
+from service.app import create_app
+from worker import report
+
+configure_logging()
+with tempfile.TemporaryDirectory() as folder:
+    settings = Settings(data_dir=Path(folder))
+    schema.upgrade(settings)
+    APPLICATION = create_app(settings, dispatch=False)
+    with TestClient(APPLICATION) as client:
+        client.post("/v1/deletion-requests", json={})
+
+__all__ = ["APPLICATION", "report", "service", "worker"]
