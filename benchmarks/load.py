@@ -139,7 +139,7 @@ def _cell(name: str, beside: str, service: Service, store: Store, seconds: int, 
         counted = post(service.urls, store.owners, seconds, rate)
     found = {"beside": beside, "asked_rate": rate} | _posts(counted) | watch.found()
     found["api_ms_a_request"] = round(1000 * watch.api_seconds / max(1, counted.accepted), 2)
-    print(f"{name}, {beside}: {found}", flush=True)
+    print(f"{name}, {beside}: { {part: found[part] for part in found if part != 'histogram_ms'} }", flush=True)
     return found
 
 
