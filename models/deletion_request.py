@@ -46,6 +46,8 @@ LIVE = (
 # Written out, for a partial index serves a query only where the planner finds these very words in it.
 # Without a type: of a boolean, SQLite would be asked whether it is = 1, which are other words.
 IS_LIVE: ColumnElement[Any] = literal_column("status IN ({})".format(", ".join(f"'{status.value}'" for status in LIVE)))
+IS_UNCERTIFIED: ColumnElement[Any] = literal_column("certified_at IS NULL AND status IN ('completed', 'rejected')")
+IS_UNERASED: ColumnElement[Any] = literal_column("samples_erased_at IS NULL AND status = 'completed'")
 
 
 def _live(name: str, *columns: str) -> Index:
@@ -84,18 +86,20 @@ class DeletionRequest(Base):
             "id",
         ),
         Index("ix_deletion_requests_external", "external_id", "id"),
-        # What the dispatcher looks for in every round, among however many requests are stored.
+        # What the dispatcher looks for in every round, among however many requests are stored and however many wait.
         Index(
             "ix_deletion_requests_uncertified",
+            "status",
             "id",
-            sqlite_where=text("certified_at IS NULL"),
-            postgresql_where=text("certified_at IS NULL"),
+            sqlite_where=IS_UNCERTIFIED,
+            postgresql_where=IS_UNCERTIFIED,
         ),
+        Index("ix_deletion_requests_unerased", "status", "id", sqlite_where=IS_UNERASED, postgresql_where=IS_UNERASED),
         Index(
-            "ix_deletion_requests_unerased",
+            "ix_deletion_requests_controls",
             "id",
-            sqlite_where=text("samples_erased_at IS NULL"),
-            postgresql_where=text("samples_erased_at IS NULL"),
+            sqlite_where=text("has_controls = 1 AND controls_erased_at IS NULL"),
+            postgresql_where=text("has_controls AND controls_erased_at IS NULL"),
         ),
     )
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Any
 
 from sqlalchemy import Select, exists, or_, select
 from sqlalchemy.orm import Session
 
+from models.among import among
 from models.deletion_request import DeletionRequest, RequestSample, RequestStatus
 from models.erasure import Erasure, ErasureStatus
 from models.model import Model
@@ -39,24 +41,33 @@ def lineage(session: Session, version: ModelVersion) -> list[uuid.UUID]:
 
 
 def samples_of(session: Session, erasures: Iterable[uuid.UUID] | Select[uuid.UUID]) -> set[int]:
-    """Training samples that the erasures' requests name (controls are not a model's to forget).
+    """Training samples that the erasures' requests name (controls are not a model's to forget): ids, or a query for them."""
+    if isinstance(erasures, Select):
+        return set(session.scalars(_named(RequestSample.sample_index).where(Erasure.id.in_(erasures))))
+    return set().union(*samples_of_each(session, list(erasures)).values())
 
-    ``erasures`` are ids, or the query for them: of all that a model ever finished there are more than one statement takes.
-    """
-    ids = erasures if isinstance(erasures, Select) else list(erasures)
-    if not isinstance(ids, Select) and not ids:
-        return set()
-    return set(
-        session.scalars(
-            select(RequestSample.sample_index)
-            .join(Erasure, Erasure.request_id == RequestSample.request_id)
-            .join(
-                Sample,
-                (Sample.training_set_id == RequestSample.training_set_id)
-                & (Sample.index == RequestSample.sample_index),
-            )
-            .where(Erasure.id.in_(ids), Sample.split == Split.TRAIN)
+
+def samples_of_each(session: Session, erasures: Collection[uuid.UUID]) -> dict[uuid.UUID, set[int]]:
+    """The same by erasure, thousands of them in one statement. One that names no training sample has an empty set."""
+    found: dict[uuid.UUID, set[int]] = {erasure: set() for erasure in erasures}
+    if found:
+        query = _named(Erasure.id, RequestSample.sample_index).where(among(session, Erasure.id, erasures))
+        for erasure, index in session.execute(query):
+            found[erasure].add(index)
+    return found
+
+
+def _named(*columns: Any) -> Select[Any]:
+    """What erasures name of the training samples."""
+    return (
+        select(*columns)
+        .select_from(RequestSample)
+        .join(Erasure, Erasure.request_id == RequestSample.request_id)
+        .join(
+            Sample,
+            (Sample.training_set_id == RequestSample.training_set_id) & (Sample.index == RequestSample.sample_index),
         )
+        .where(Sample.split == Split.TRAIN)
     )
 
 

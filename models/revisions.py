@@ -7,7 +7,7 @@ from sqlalchemy import inspect, text
 from models.session import Database
 
 # In order, as migrations/versions has them; the worker's image does not hold those files. A test compares.
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 HEAD = REVISIONS[-1]
 
 

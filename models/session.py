@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, select, text
 from sqlalchemy.orm import Session
 
 from models.base import now
@@ -24,8 +24,9 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
-        self._sqlite = self.engine.dialect.name == "sqlite"
+        self._sqlite = self.one_writer = self.engine.dialect.name == "sqlite"
         self._writer = self.engine.execution_options(amun_write=True)
+        self._reader = self.engine if self._sqlite else self.engine.execution_options(postgresql_readonly=True)
         # SQLite lets one writer in: threads of this process queue here rather than spin on the busy handler.
         self._lock = threading.Lock()
 
@@ -41,9 +42,7 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        with Session(self.engine, expire_on_commit=False) as session, session.begin():
-            if not self._sqlite:
-                session.execute(text("SET TRANSACTION READ ONLY"))
+        with Session(self._reader, expire_on_commit=False) as session, session.begin():
             yield session
 
     @property
@@ -65,7 +64,11 @@ def current_time(session: Session) -> datetime:
 def _engine(url: str) -> Engine:
     # Parameters name people: an error's text must not carry them into a log.
     if not url.startswith("sqlite"):
-        return create_engine(url, hide_parameters=True, pool_pre_ping=True, pool_size=10, max_overflow=20)
+        # Every statement is short: to compile one to machine code takes PostgreSQL longer than to run it.
+        options = {} if "options" in make_url(url).query else {"options": "-c jit=off"}
+        return create_engine(
+            url, hide_parameters=True, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=options
+        )
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_SECONDS})
 
     @event.listens_for(engine, "connect")

@@ -11,26 +11,31 @@ from sqlalchemy import ColumnElement, Select, func, select
 from sqlalchemy.orm import Session
 
 from models.parameters import Policy
-from models.records import Erasure, ErasureStatus, Model, RequestSample, Sample, Split, TrainingSet
+from models.records import Erasure, Model, RequestSample, Sample, Split, TrainingSet
+from service.claims import CALLED_OFF
 from service.errors import Unprocessable, pointer
-from service.lists.among import among
-from service.selectors import Found, chunks
+from service.selectors import Found
 
 PROBE = 64  # samples looked at to see that a request leaves some of each label
-CALLED_OFF = (ErasureStatus.CANCELLED, ErasureStatus.NOT_APPLICABLE)
 
 
 def reasons_for_approval(
-    session: Session, training_set: TrainingSet, model: Model, to_forget: list[Found], controls: int
+    session: Session,
+    training_set: TrainingSet,
+    model: Model,
+    to_forget: list[Found],
+    claimed: set[int],
+    controls: int,
 ) -> list[str]:
     """Why a person must agree first: a whole class, or more than the policy's share of the training images or controls.
 
-    ``controls`` is how many of these the request erases: without them, nothing that a model forgets can be audited.
-    Raises Unprocessable where the model would have nothing left to be trained on. Nothing is counted over the whole set:
-    a request of ten samples costs the same whether the set has a thousand or a million.
+    ``claimed`` are rows that the model was asked to forget before. ``controls`` is how many of these the request erases:
+    without them, nothing that a model forgets can be audited. Raises Unprocessable where the model would have nothing left
+    to be trained on. Nothing is counted over the whole set: a request of ten samples costs the same whether the set has a
+    thousand or a million.
     """
     reasons = []
-    exhausted = _exhausted(session, model, _unclaimed(session, model, to_forget))
+    exhausted, seen = _exhausted(session, model, [sample for sample in to_forget if sample.index not in claimed])
     if exhausted and not _anything_left(session, model, exhausted):
         raise Unprocessable(
             "This would leave no image to train on: delete fewer, or ask the operator to retire the models.",
@@ -39,7 +44,7 @@ def reasons_for_approval(
     if exhausted:
         reasons.append("it takes the last training images of " + _classes(training_set, exhausted))
     share = Policy.model_validate(model.policy).approval_share
-    if not _at_least(session, training_set, Split.TRAIN, math.ceil(len(to_forget) / share)):
+    if not _at_least(session, training_set, Split.TRAIN, math.ceil(len(to_forget) / share), seen):
         reasons.append(f"it is more than {share:.0%} of the training images")
     if not _at_least(session, training_set, Split.CONTROL, math.ceil(controls / share)):
         reasons.append(f"it is more than {share:.0%} of the controls, which audits compare with")
@@ -57,17 +62,20 @@ def _classes(training_set: TrainingSet, labels: set[int]) -> str:
     return f"{'class' if len(named) == 1 else 'classes'} {', '.join(named)}"
 
 
-def _exhausted(session: Session, model: Model, asked: list[Found]) -> set[int]:
-    """Labels of which the request takes the last live training samples that the model still keeps."""
+def _exhausted(session: Session, model: Model, asked: list[Found]) -> tuple[set[int], int]:
+    """Labels of which the request takes the last live training samples that the model still keeps; how many were seen."""
+    if not asked:
+        return set(), 0
     taken = {sample.index for sample in asked}
     open_labels = Counter(sample.label for sample in asked)
     # Digests are spread evenly whatever the order of the rows: a few from a random place on settle most labels.
     place = secrets.token_hex(32)
-    probe = _kept(model).where(Sample.sha256 >= place).limit(PROBE + len(taken))
-    for index, label in session.execute(probe):
+    probe = session.execute(_kept(model).where(Sample.sha256 >= place).limit(PROBE + len(taken))).all()
+    for index, label in probe:
         if index not in taken:
             del open_labels[label]
-    return {label for label, count in open_labels.items() if not _some_left(session, model, label, count, taken, place)}
+    left = {label for label, count in open_labels.items() if not _some_left(session, model, label, count, taken, place)}
+    return left, len(probe)
 
 
 def _some_left(session: Session, model: Model, label: int, count: int, taken: set[int], place: str) -> bool:
@@ -89,17 +97,14 @@ def _kept(model: Model) -> Select[int, int]:
     return select(Sample.index, Sample.label).where(*_live(model.training_set_id), ~claimed).order_by(Sample.sha256)
 
 
-def _at_least(session: Session, training_set: TrainingSet, split: Split, number: int) -> bool:
-    """Whether the set has that many live samples of the split."""
-    some = select(Sample.index).where(*_live(training_set.id, split)).limit(number).subquery()
+def _at_least(session: Session, training_set: TrainingSet, split: Split, number: int, seen: int = 0) -> bool:
+    """Whether the set has that many live samples of the split, of which so many were seen."""
+    if number <= seen:
+        return True
+    # In the order of the primary key, or PostgreSQL reads the table from its beginning: other sets, whole.
+    live = select(Sample.index).where(*_live(training_set.id, split)).order_by(Sample.index)
+    some = live.limit(number).subquery()
     return (session.scalar(select(func.count()).select_from(some)) or 0) >= number
-
-
-def _unclaimed(session: Session, model: Model, samples: list[Found]) -> list[Found]:
-    claimed: set[int] = set()
-    for chunk in chunks(sorted(sample.index for sample in samples)):
-        claimed.update(session.scalars(_claims(model).where(among(session, RequestSample.sample_index, chunk))))
-    return [sample for sample in samples if sample.index not in claimed]
 
 
 def _live(training_set_id: uuid.UUID, split: Split = Split.TRAIN) -> list[ColumnElement[bool]]:

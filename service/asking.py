@@ -57,7 +57,9 @@ def examine(session: Session, body: NewDeletionRequest, asked: Asked) -> dict[uu
         )
     to_forget, controls = asked.resolution.to_forget, len(asked.resolution.samples[Outcome.CONTROL])
     return {
-        model.id: reasons_for_approval(session, asked.training_set, model, to_forget, controls)
+        model.id: reasons_for_approval(
+            session, asked.training_set, model, to_forget, asked.resolution.claims.claimed[model.id], controls
+        )
         for model in asked.models
     }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
@@ -18,27 +19,28 @@ from service.schemas.common import NAME
 from service.security import Authenticated, Principal
 
 
-def _settings(request: Request) -> Settings:
+# Not plain functions: each of those would be sent to a thread and back.
+async def _settings(request: Request) -> Settings:
     settings: Settings = request.app.state.settings
     return settings
 
 
-def _database(request: Request) -> Database:
+async def _database(request: Request) -> Database:
     database: Database = request.app.state.database
     return database
 
 
-def _pepper(request: Request) -> bytes:
+async def _pepper(request: Request) -> bytes:
     pepper: bytes = request.app.state.pepper
     return pepper
 
 
-def _suppression_key(request: Request) -> bytes:
+async def _suppression_key(request: Request) -> bytes:
     key: bytes = request.app.state.suppression_key
     return key
 
 
-def _webhook_key(request: Request) -> bytes:
+async def _webhook_key(request: Request) -> bytes:
     key: bytes = request.app.state.webhook_key
     return key
 
@@ -55,11 +57,18 @@ def _read(database: CurrentDatabase) -> Iterator[Session]:
         yield session
 
 
-def _write(database: CurrentDatabase) -> Iterator[Session]:
+@contextmanager
+def writing(database: Database) -> Iterator[Session]:
+    """The transaction of a request that writes: committed at its end, before the answer leaves."""
     with database.write() as session:
         yield session
         crash_point("request.before_commit")
     crash_point("request.after_commit")
+
+
+def _write(database: CurrentDatabase) -> Iterator[Session]:
+    with writing(database) as session:
+        yield session
 
 
 # scope="function" commits before the response leaves. The limits stay below the number of threads in the pool together:

@@ -27,7 +27,8 @@ from service.webhooks import outbox
 
 LEASE = DISPATCHER
 LEASE_SECONDS = DISPATCHER_SECONDS
-ORPHAN_SECONDS = 30.0
+SLOW_SECONDS = 30.0  # between duties that take longer the more is stored, or that nobody waits for
+WHOLE_SECONDS = 3600.0  # between looks at the whole log and at every file
 
 log = structlog.get_logger(__name__)
 
@@ -43,7 +44,7 @@ class Dispatcher:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._loop, name="dispatcher", daemon=True)
         self._held_until = 0.0  # monotonic
-        self._orphans_at = self._seldom_at = 0.0
+        self._slow_at = self._whole_at = self._orphans_at = self._all_orphans_at = 0.0
         self.failures: Counter[str] = Counter()  # of duties, for the metrics
 
     def start(self) -> None:
@@ -70,16 +71,21 @@ class Dispatcher:
             return
         crash_point("dispatch.leased")
         self._duty("sweep", lambda: sweeping.expired_leases(self.database))
-        self._duty("plan", lambda: planning.plan(self.database, self.settings))
+        self._duty("plan", lambda: planning.plan(self.database, self.settings, gathering=False))
         self._duty("hint", lambda: hinting.hint(self.database, self._celery))
         self._duty("files", self._destroy_unless_copied)
         self._duty("documents", lambda: certifying.plan_documents(self.database, self.settings))
-        self._duty("seal", lambda: sealing.seal_events(self.database))
+        self._duty("seal", lambda: sealing.seal_events(self.database, look_back=sealing.RECENT))
         self._duty("webhooks", lambda: outbox.fan_out(self.database))
-        if time.monotonic() >= self._seldom_at:
-            self._seldom_at = time.monotonic() + ORPHAN_SECONDS
+        if time.monotonic() >= self._slow_at:
+            self._slow_at = time.monotonic() + SLOW_SECONDS
+            self._duty("gather", lambda: planning.plan(self.database, self.settings))
+            self._duty("seal late", lambda: sealing.seal_events(self.database))
             self._duty("remind", lambda: reminding.remind(self.database))
             self._duty("prune", lambda: retention.prune_webhooks(self.database, self.settings))
+        if time.monotonic() >= self._whole_at:
+            self._whole_at = time.monotonic() + WHOLE_SECONDS
+            self._duty("seal all", lambda: sealing.seal_events(self.database, everything=True))
 
     def _destroy_unless_copied(self) -> None:
         with keeping.destroying(self.settings.data_dir) as allowed:
@@ -95,9 +101,12 @@ class Dispatcher:
         self._duty("retired", lambda: destroying.destroy_signals(self.database, self.settings))
         self._duty("uploads", lambda: uploads.destroy_uploads(self.database, self.settings))
         if time.monotonic() >= self._orphans_at:
-            self._orphans_at = time.monotonic() + ORPHAN_SECONDS
-            self._duty("orphans", lambda: sweeping.orphaned_files(self.database, self.settings))
+            self._orphans_at = time.monotonic() + SLOW_SECONDS
+            self._duty("orphans", lambda: sweeping.orphaned_files(self.database, self.settings, recent=True))
             self._duty("strays", lambda: uploads.remove_strays(self.database, self.settings))
+        if time.monotonic() >= self._all_orphans_at:
+            self._all_orphans_at = time.monotonic() + WHOLE_SECONDS
+            self._duty("all orphans", lambda: sweeping.orphaned_files(self.database, self.settings))
 
     def _loop(self) -> None:
         while not self._stop.is_set():

@@ -7,12 +7,14 @@ import hmac
 import json
 import uuid
 from collections import Counter
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
-from sqlalchemy import Table, insert, select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy import Table, Uuid, insert, literal, select
+from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from models.among import among, each
 from models.records import (
     DeletionRequest,
     Erasure,
@@ -21,42 +23,74 @@ from models.records import (
     ModelVersion,
     RequestSample,
     RequestStatus,
+    TrainingSet,
     record_event,
 )
-from models.settling import settled
-from service.asking import examine, understand
+from service.asking import Asked, examine, understand
 from service.due import PERIODS
-from service.errors import Unprocessable
-from service.lists.among import among
+from service.errors import Conflict, Unprocessable
 from service.schemas.deletion_requests import NewDeletionRequest
 from service.schemas.selectors import Outcome
 from service.security import Principal
 from service.selectors import Found, Resolution, chunks
 
 
-def accept(
+@dataclass(frozen=True)
+class Accepted:
+    """A stored request, its set, and the models that it concerns, by name; or all that of an earlier POST."""
+
+    request: DeletionRequest
+    training_set: str
+    models: list[str]
+    replayed: bool = False
+
+
+@dataclass(frozen=True)
+class Understood:
+    """A new request's body, looked up."""
+
+    asked: Asked
+    approvals: dict[uuid.UUID, list[str]]  # reasons, by model
+    fingerprint: bytes
+
+
+def look_up(
     session: Session,
     pepper: bytes,
     suppression_key: bytes,
     principal: Principal,
     body: NewDeletionRequest,
     idempotency_key: str | None,
-) -> tuple[DeletionRequest, bool]:
-    """The request that the body asks for, and whether it had been accepted before under the same key.
+) -> Accepted | Understood:
+    """What the body asks for, or the request that was accepted under the same key. Writes nothing.
 
-    Raises NotFound, Conflict or Unprocessable, and then nothing is written.
+    Raises NotFound, Conflict or Unprocessable.
     """
-    assert principal.application_id is not None  # noqa: S101 - the role application names one
     fingerprint = _fingerprint(pepper, body)
-    earlier = _earlier(session, principal.application_id, idempotency_key, fingerprint)
+    earlier = _earlier(session, principal, idempotency_key, fingerprint)
     if earlier is not None:
-        return earlier, True
+        return _accepted_before(session, earlier)
     asked = understand(session, suppression_key, principal, body)
-    approvals = examine(session, body, asked)
+    return Understood(asked, examine(session, body, asked), fingerprint)
+
+
+def accept(
+    session: Session,
+    principal: Principal,
+    body: NewDeletionRequest,
+    idempotency_key: str | None,
+    understood: Understood,
+) -> Accepted:
+    """Store the request, unless one came under the same key since it was looked for. Raises Conflict, Unprocessable."""
+    asked, fingerprint = understood.asked, understood.fingerprint
     models, resolution = asked.models, asked.resolution
-    request = DeletionRequest(
+    outcomes = counted(resolution)
+    approval_required = any(understood.approvals.values())
+    request = _insert_request(
+        session,
         application_id=principal.application_id,
         training_set_id=asked.training_set.id,
+        status=_first_status(approval_required, outcomes),
         submitted_by=principal.key_id,
         external_id=body.external_id,
         regulation=body.regulation,
@@ -67,22 +101,17 @@ def accept(
         idempotency_key=idempotency_key,
         fingerprint=fingerprint,
         selectors=[answer.model_dump(mode="json") for answer in resolution.answers],
-        resolution=counted(resolution),
-        approval_required=any(approvals.values()),
+        resolution=outcomes,
+        approval_required=approval_required,
         has_controls=bool(resolution.samples[Outcome.CONTROL]),
     )
-    request.status = status_at_receipt(request)
-    try:
-        with session.begin_nested():
-            session.add(request)
-            session.flush()
-    except IntegrityError:  # the same key was accepted by another process since we looked
-        earlier = _earlier(session, principal.application_id, idempotency_key, fingerprint)
+    if request is None:
+        earlier = _earlier(session, principal, idempotency_key, fingerprint)
         if earlier is None:
-            raise
-        return earlier, True
+            raise Conflict("The same Idempotency-Key is being accepted at this moment: send the request again.")
+        return _accepted_before(session, earlier)
     _insert_samples(session, request, resolution)
-    _insert_erasures(session, request, models, resolution)
+    concerned = _insert_erasures(session, request, models, resolution)
     record_event(
         session,
         "deletion_request.accepted",
@@ -95,18 +124,19 @@ def accept(
         approval_required=request.approval_required,
         samples={outcome.value: len(samples) for outcome, samples in resolution.samples.items()},
     )
-    session.flush()
-    settled(session, request.id)
-    return request, False
+    return Accepted(request, asked.training_set.name, sorted(model.name for model in concerned))
 
 
 def status_at_receipt(request: DeletionRequest) -> RequestStatus:
     """What the request's status was when it was accepted: a repeated POST gets the answer of the first."""
-    if request.approval_required:
+    return _first_status(request.approval_required, request.resolution or {})
+
+
+def _first_status(approval_required: bool, resolution: dict[str, Any]) -> RequestStatus:
+    if approval_required:
         return RequestStatus.AWAITING_APPROVAL
     waiting = {Outcome.MATCHED, Outcome.PENDING, Outcome.CONTROL}
-    outcomes = (request.resolution or {}).get("outcomes", {})
-    return RequestStatus.QUEUED if waiting & set(outcomes) else RequestStatus.COMPLETED
+    return RequestStatus.QUEUED if waiting & set(resolution.get("outcomes", {})) else RequestStatus.COMPLETED
 
 
 def counted(resolution: Resolution) -> dict[str, dict[str, int]]:
@@ -123,13 +153,14 @@ def _fingerprint(pepper: bytes, body: NewDeletionRequest) -> bytes:
 
 
 def _earlier(
-    session: Session, application_id: uuid.UUID, idempotency_key: str | None, fingerprint: bytes
+    session: Session, principal: Principal, idempotency_key: str | None, fingerprint: bytes
 ) -> DeletionRequest | None:
     if idempotency_key is None:
         return None
     earlier = session.scalars(
         select(DeletionRequest).where(
-            DeletionRequest.application_id == application_id, DeletionRequest.idempotency_key == idempotency_key
+            DeletionRequest.application_id == principal.application_id,
+            DeletionRequest.idempotency_key == idempotency_key,
         )
     ).one_or_none()
     if earlier is not None and not hmac.compare_digest(earlier.fingerprint, fingerprint):
@@ -140,36 +171,54 @@ def _earlier(
     return earlier
 
 
+def _accepted_before(session: Session, request: DeletionRequest) -> Accepted:
+    models = select(Model.name).join(Erasure).where(Erasure.request_id == request.id)
+    training_set = session.get_one(TrainingSet, request.training_set_id).name
+    return Accepted(request, training_set, sorted(session.scalars(models)), replayed=True)
+
+
+def _insert_request(session: Session, **values: Any) -> DeletionRequest | None:
+    """The stored request; None where its key is taken. One statement: a savepoint to fall back to would be two more."""
+    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
+    key = [DeletionRequest.application_id, DeletionRequest.idempotency_key]
+    statement = dialect.insert(DeletionRequest).values(**values).on_conflict_do_nothing(index_elements=key)
+    return session.scalars(statement.returning(DeletionRequest)).one_or_none()
+
+
 def _insert_samples(session: Session, request: DeletionRequest, resolution: Resolution) -> None:
     samples = [*resolution.to_forget, *resolution.samples[Outcome.CONTROL]]
     if not resolution.to_forget:  # else a job would set out to forget them once more
         samples.extend(resolution.samples[Outcome.ALREADY_ERASED])
-    rows = [
-        {"request_id": request.id, "sample_index": sample.index, "training_set_id": request.training_set_id}
-        for sample in samples
-    ]
-    if rows:
-        session.execute(insert(cast(Table, RequestSample.__table__)), rows)
+    if samples:  # one statement, with one parameter for all of them
+        rows = each(session, RequestSample.sample_index, [sample.index for sample in samples])
+        columns = ["request_id", "training_set_id", "sample_index"]
+        named = select(literal(request.id, Uuid), literal(request.training_set_id, Uuid), rows)
+        session.execute(insert(cast(Table, RequestSample.__table__)).from_select(columns, named))
 
 
-def _insert_erasures(session: Session, request: DeletionRequest, models: list[Model], resolution: Resolution) -> None:
-    """One open erasure a model; or, where every sample is forgotten already, a finished one that names the evidence."""
+def _insert_erasures(
+    session: Session, request: DeletionRequest, models: list[Model], resolution: Resolution
+) -> list[Model]:
+    """One open erasure a model; or, where every sample is forgotten already, a finished one that names the evidence.
+
+    Returns the models that have one.
+    """
+    of_request = {"request_id": request.id, "created_at": request.received_at}
     if resolution.to_forget:
-        session.add_all(Erasure(request_id=request.id, model_id=model.id) for model in models)
-        return
-    for model in models:
-        version = _evidence(session, model, resolution.samples[Outcome.ALREADY_ERASED])
-        if version is not None:
-            session.add(
-                Erasure(
-                    request_id=request.id,
-                    model_id=model.id,
-                    status=ErasureStatus.DONE,
-                    version_id=version.id,
-                    reason="already forgotten",
-                    finished_at=request.received_at,
-                )
-            )
+        rows = [of_request | {"model_id": model.id} for model in models]
+    else:
+        gone = resolution.samples[Outcome.ALREADY_ERASED]
+        evidence = [(model, _evidence(session, model, gone)) for model in models]
+        finished = {"status": ErasureStatus.DONE, "reason": "already forgotten", "finished_at": request.received_at}
+        rows = [
+            of_request | finished | {"model_id": model.id, "version_id": version.id}
+            for model, version in evidence
+            if version is not None
+        ]
+    if rows:
+        session.execute(insert(cast(Table, Erasure.__table__)), rows)
+    with_one = {row["model_id"] for row in rows}
+    return [model for model in models if model.id in with_one]
 
 
 def _evidence(session: Session, model: Model, samples: list[Found]) -> ModelVersion | None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Callable
 
 from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.orm import Session
 
-from models import lifecycle
+from models import holdings, lifecycle
 from models.base import now
 from models.moves import advance
 from models.records import (
@@ -124,9 +125,12 @@ def _unlearn(session: Session, settings: Settings, job: Job) -> Job:
     if not wanted:
         raise Conflict("The job's requests are on hold: resume one of them first.")
     made = planning.unlearn_job(session, settings, model, retry_of=job.id)
-    remaining = planning.finish_forgotten(session, model, wanted)
-    planning.attach(session, made, remaining)
-    if not remaining:
+    version = released_version(session, model)
+    gone: set[uuid.UUID] = set()
+    if version is not None:
+        gone = planning.already_forgotten(session, holdings.forgotten(session, version), wanted)
+        planning.finish_forgotten(session, version, gone)
+    if not planning.attach(session, made, set(wanted) - gone):
         lifecycle.call_off(session, made, made.token, actor=planning.ACTOR, reason=FORGOTTEN)
     return made
 

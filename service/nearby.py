@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from models.among import among
 from models.records import DeletionRequest, NearDuplicate, RequestSample, Sample, TrainingSet
-from service.lists.among import among
 from service.selectors import chunks
 
 

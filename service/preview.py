@@ -25,7 +25,6 @@ from service.schemas.previews import (
     PreviewAnswer,
 )
 from service.security import Principal
-from service.selectors import forgotten_by_all
 
 MOST_NEAR_DUPLICATES = 100
 
@@ -81,7 +80,7 @@ def _model(
     session: Session, asked: Asked, model: Model, images: int, approvals: Mapping[uuid.UUID, list[str]] | None
 ) -> ModelPreview:
     indices = {sample.index for sample in asked.resolution.to_forget}
-    known = indices - forgotten_by_all(session, asked.training_set, indices, [model.id])
+    known = indices - asked.resolution.claims.forgotten[model.id]
     size = len(known - set((model.training or {}).get(NEVER_TRAINED, [])))
     policy = Policy.model_validate(model.policy)
     jobs = expecting.earlier_jobs(session, model)

@@ -264,7 +264,7 @@ class Requires:
     def __init__(self, *roles: Role) -> None:
         self.roles = frozenset(roles)
 
-    def __call__(self, request: Request, principal: Authenticated) -> Principal:
+    async def __call__(self, request: Request, principal: Authenticated) -> Principal:
         if principal.role not in self.roles:
             allowed = " or ".join(sorted(role.value for role in self.roles))
             raise Forbidden(f"This needs a key of role {allowed}; yours has role {principal.role.value}.")

@@ -12,22 +12,12 @@ from typing import Any, TypeVar
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from models.among import among
 from models.evidence import suppression_digest
-from models.records import (
-    DeletionRequest,
-    Erasure,
-    ErasureStatus,
-    RequestSample,
-    Sample,
-    Split,
-    Suppression,
-    TrainingSet,
-)
-from service.lists.among import among
+from models.records import Sample, Split, Suppression, TrainingSet
+from service.claims import VALUES_AT_ONCE, Claims, claims_on
 from service.schemas.selectors import FIELDS, Outcome, Selector, SelectorOutcome
 
-VALUES_AT_ONCE = 10_000  # in one statement
-UNFINISHED = (ErasureStatus.OPEN, ErasureStatus.RUNNING, ErasureStatus.AWAITING_RELEASE, ErasureStatus.ON_HOLD)
 # A selector that stands for several samples is called by what most still has to be done.
 PRECEDENCE = (Outcome.MATCHED, Outcome.PENDING, Outcome.CONTROL, Outcome.ALREADY_ERASED)
 
@@ -54,6 +44,7 @@ class Resolution:
     """Answers in the order of the selectors, and every sample they stand for by what has to be done with it."""
 
     answers: list[SelectorOutcome]
+    claims: Claims  # on these samples, from requests that came before
     samples: dict[Outcome, list[Found]] = field(default_factory=lambda: defaultdict(list))
 
     @property
@@ -80,10 +71,9 @@ def resolve(
     )
     everything = {sample.index for rows in [*named.values(), *copies.values()] for sample in rows}
     suppressed = _suppressed(session, suppression_key, training_set, [name for name in asked if name not in named])
-    state = _States(
-        forgotten_by_all(session, training_set, everything, models), _pending(session, training_set, everything)
-    )
-    resolution = Resolution([])
+    claims = claims_on(session, training_set, everything)
+    state = _States(claims.forgotten_by_all(models), claims.pending)
+    resolution = Resolution([], claims)
     taken: set[int] = set()
     spread: set[str] = set()  # pixels whose copies were taken along
     names: set[Name] = set()
@@ -175,8 +165,9 @@ def _samples(session: Session, training_set: TrainingSet, name: str, values: Ite
         Sample.erased_at.is_not(None),
     ).where(Sample.training_set_id == training_set.id)
     for chunk in chunks(sorted(values)):
-        for row in session.execute(query.where(among(session, getattr(Sample, name), chunk)).order_by(Sample.index)):
-            yield Found(*row)
+        # Sorted here: asked for the order, SQLite would walk through the whole set in it instead of looking names up.
+        rows = session.execute(query.where(among(session, getattr(Sample, name), chunk))).all()
+        yield from sorted((Found(*row) for row in rows), key=lambda sample: sample.index)
 
 
 def _suppressed(
@@ -196,45 +187,6 @@ def _suppressed(
         for name in hits[sample.index]:
             found[name].append(sample)
     return dict(found)
-
-
-def forgotten_by_all(
-    session: Session, training_set: TrainingSet, indices: set[int], models: Sequence[uuid.UUID]
-) -> set[int]:
-    """Samples that every one of the models has a finished erasure of."""
-    if not models:
-        return set()
-    query = (
-        select(RequestSample.sample_index)
-        .join(Erasure, Erasure.request_id == RequestSample.request_id)
-        .where(
-            RequestSample.training_set_id == training_set.id,
-            Erasure.status == ErasureStatus.DONE,
-            Erasure.model_id.in_(models),
-        )
-        .group_by(RequestSample.sample_index)
-        .having(func.count(Erasure.model_id.distinct()) == len(models))
-    )
-    return set(_among(session, query, indices))
-
-
-def _pending(session: Session, training_set: TrainingSet, indices: set[int]) -> set[int]:
-    query = (
-        select(RequestSample.sample_index)
-        .join(Erasure, Erasure.request_id == RequestSample.request_id)
-        .join(DeletionRequest, DeletionRequest.id == RequestSample.request_id)
-        .where(
-            RequestSample.training_set_id == training_set.id,
-            Erasure.status.in_(UNFINISHED),
-            DeletionRequest.rejected_at.is_(None),
-        )
-    )
-    return set(_among(session, query, indices))
-
-
-def _among(session: Session, query: Any, indices: set[int]) -> Iterator[int]:
-    for chunk in chunks(sorted(indices)):
-        yield from session.scalars(query.where(among(session, RequestSample.sample_index, chunk)))
 
 
 def chunks(values: Sequence[Value] | Iterable[Value], size: int = VALUES_AT_ONCE) -> Iterator[list[Value]]:

@@ -10,6 +10,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from models import holdings, rehearsals
+from models.among import among
 from models.parameters import BATCH_MARGIN, Policy
 from models.records import (
     DeletionRequest,
@@ -195,10 +196,11 @@ def _audit(session: Session, settings: Settings, job: Job, folder: Path) -> plan
 def slices(session: Session, erasures: list[Any], forget: list[int]) -> list[tuple[uuid.UUID, list[int]]]:
     """Rows of the forget set by request, in the order of the requests' ids; requests without any are left out."""
     wanted = set(forget)
+    named = holdings.samples_of_each(session, erasures)
     of_requests = session.execute(
-        select(Erasure.request_id, Erasure.id).where(Erasure.id.in_(erasures)).order_by(Erasure.request_id)
-    ).all()
-    found = [(row.request_id, sorted(holdings.samples_of(session, [row.id]) & wanted)) for row in of_requests]
+        select(Erasure.request_id, Erasure.id).where(among(session, Erasure.id, erasures)).order_by(Erasure.request_id)
+    )
+    found = [(request, sorted(named[erasure] & wanted)) for request, erasure in of_requests]
     return [(request, rows) for request, rows in found if rows]
 
 
@@ -206,7 +208,8 @@ def _retrain_inconclusive(session: Session, policy: Policy, erasures: list[Any])
     """By policy always, or where a request that waited for a batch is nearly due."""
     if policy.inconclusive != "wait_for_batch":
         return policy.inconclusive == "retrain"
-    due = session.scalar(select(func.min(DeletionRequest.due_at)).join(Erasure).where(Erasure.id.in_(erasures)))
+    first_due = select(func.min(DeletionRequest.due_at)).join(Erasure)
+    due = session.scalar(first_due.where(among(session, Erasure.id, erasures)))
     return due is not None and due - BATCH_MARGIN <= current_time(session)
 
 

@@ -11,6 +11,7 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session, aliased
 
 from models.crashes import crash_point
+from models.deletion_request import IS_UNCERTIFIED
 from models.records import (
     MAX_ATTEMPTS,
     AuditReport,
@@ -151,5 +152,5 @@ def _uncertified_requests(session: Session) -> list[uuid.UUID]:
             ~overtaken,
         ),
     )
-    query = select(DeletionRequest.id).where(DeletionRequest.certified_at.is_(None), ended, ~_live(DeletionRequest.id))
+    query = select(DeletionRequest.id).where(IS_UNCERTIFIED, ended, ~_live(DeletionRequest.id))
     return list(session.scalars(query.limit(MOST_A_ROUND)))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Collection
+from datetime import datetime
+from typing import Any
 
 from sqlalchemy import ColumnElement, and_, exists, func, select, update
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
+from models.among import among
 from models.base import now
 from models.crashes import crash_point
-from models.holdings import forgotten, samples_of
+from models.holdings import forgotten, samples_of_each
 from models.moves import advance
 from models.parameters import BATCH_MARGIN
 from models.records import (
@@ -33,63 +37,85 @@ from models.settings import Settings
 from service.duties import batching
 
 ACTOR = "dispatcher"
+AT_ONCE = 500  # erasures whose samples are read in one transaction
 GONE = {ModelStatus.RETIRED: "the model was retired", ModelStatus.FAILED: "the model's training failed"}
 
 
-def plan(database: Database, settings: Settings) -> int:
-    """Make the unlearn jobs that are due; returns how many. One transaction a model."""
+def plan(database: Database, settings: Settings, *, gathering: bool = True) -> int:
+    """Make the unlearn jobs that are due; returns how many. One transaction a model.
+
+    Without ``gathering``, models that gather requests are left alone: what waits for them is counted at each look.
+    """
     _end_waiting_for_a_batch(database)
     _excuse_gone(database)
-    with database.read() as session:
-        models = list(session.scalars(select(Erasure.model_id).join(Model).where(_plannable()).distinct()))
     planned = 0
-    for model_id in models:
+    for model_id in _wanted(database, gathering):
         try:
-            with database.write() as session:
-                planned += _plan_model(session, settings, model_id)
+            planned += _plan_model(database, settings, model_id)
             crash_point("plan.after_model")
         except IntegrityError:  # the partial unique index: another dispatcher planned this model
             continue
     return planned
 
 
+def _wanted(database: Database, gathering: bool) -> list[uuid.UUID]:
+    """Models for which something waits. A look at each, which ends with the first erasure that does."""
+    with database.read() as session:
+        idle = session.scalars(select(Model).where(Model.status == ModelStatus.READY, ~_served(Model.id))).all()
+        some = select(Erasure.id).join(Model).where(_plannable()).limit(1)
+        return [
+            model.id
+            for model in idle
+            if (gathering or batching.of_model(model).mode == "at_once")
+            and session.scalar(some.where(Erasure.model_id == model.id)) is not None
+        ]
+
+
 def _end_waiting_for_a_batch(database: Database) -> None:
     """Erasures whose version was too small to tell about, and which are nearly due, get a job of their own: it retrains."""
+    kept_back = and_(ModelVersion.status == VersionStatus.QUARANTINED, ModelVersion.verdict == "inconclusive")
     with database.read() as session:
+        of_models = select(Model.id, Model.policy).join(ModelVersion, ModelVersion.model_id == Model.id)
+        policies = {model: policy for model, policy in session.execute(of_models.where(kept_back))}  # noqa: C416 - rows
         late = current_time(session) + BATCH_MARGIN
-        rows = session.execute(
-            select(Erasure.id, Model.policy, DeletionRequest.due_at, ModelVersion.created_at)
-            .join(Model, Model.id == Erasure.model_id)
-            .join(DeletionRequest, DeletionRequest.id == Erasure.request_id)
-            .join(ModelVersion, ModelVersion.id == Erasure.version_id)
-            .where(
-                Erasure.status == ErasureStatus.AWAITING_RELEASE,
-                ModelVersion.status == VersionStatus.QUARANTINED,
-                ModelVersion.verdict == "inconclusive",
-                DeletionRequest.due_at <= late,
-            )
-        ).all()
-    # A version made so late was followed by retraining already: what is left is for a person.
-    nearly_due = [
-        erasure
-        for erasure, policy, due_at, made_at in rows
-        if policy.get("inconclusive") == "wait_for_batch" and made_at < due_at - BATCH_MARGIN
-    ]
-    if not nearly_due:
-        return
-    with database.write() as session:
-        for erasure in nearly_due:
-            if advance(
-                session,
-                Erasure,
-                Erasure.id == erasure,
-                ErasureStatus.OPEN,
-                only_from=[ErasureStatus.AWAITING_RELEASE],
-                job_id=None,
-                version_id=None,
-                reason="no batch came before it is due",
-            ):
-                record_event(session, "erasure.waited_long_enough", "erasure", erasure, ACTOR)
+        nearly_due = {
+            model: _nearly_due(session, and_(Erasure.model_id == model, kept_back), late)
+            for model, policy in policies.items()
+            if policy.get("inconclusive") == "wait_for_batch"
+        }
+    for model, erasures in nearly_due.items():
+        if erasures:
+            with database.write() as session:
+                # As a release does, and a job that finishes: the model before its erasures, and no other model's beside.
+                session.execute(select(Model.id).where(Model.id == model).with_for_update())
+                _open_again(session, erasures)
+
+
+def _nearly_due(session: Session, waiting: ColumnElement[bool], late: datetime) -> list[uuid.UUID]:
+    """A version made so late was followed by retraining already: what is left is for a person."""
+    rows = session.execute(
+        select(Erasure.id, DeletionRequest.due_at, ModelVersion.created_at)
+        .join(DeletionRequest, DeletionRequest.id == Erasure.request_id)
+        .join(ModelVersion, ModelVersion.id == Erasure.version_id)
+        .where(waiting, Erasure.status == ErasureStatus.AWAITING_RELEASE, DeletionRequest.due_at <= late)
+        .order_by(Erasure.id)
+    )
+    return [erasure for erasure, due_at, made_at in rows if made_at < due_at - BATCH_MARGIN]
+
+
+def _open_again(session: Session, erasures: list[uuid.UUID]) -> None:
+    for erasure in erasures:
+        if advance(
+            session,
+            Erasure,
+            Erasure.id == erasure,
+            ErasureStatus.OPEN,
+            only_from=[ErasureStatus.AWAITING_RELEASE],
+            job_id=None,
+            version_id=None,
+            reason="no batch came before it is due",
+        ):
+            record_event(session, "erasure.waited_long_enough", "erasure", erasure, ACTOR)
 
 
 def _excuse_gone(database: Database) -> None:
@@ -121,28 +147,65 @@ def _excuse_gone(database: Database) -> None:
 
 
 def _plannable() -> ColumnElement[bool]:
-    return and_(
-        batching.waiting(),
-        ~exists().where(
-            Job.model_id == Erasure.model_id,
-            Job.kind == JobKind.UNLEARN,
-            Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING]),
-        ),
+    return and_(batching.waiting(), ~_served(Erasure.model_id))
+
+
+def _served(model: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
+    return exists().where(
+        Job.model_id == model,
+        Job.kind == JobKind.UNLEARN,
+        Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING]),
     )
 
 
-def _plan_model(session: Session, settings: Settings, model_id: uuid.UUID) -> int:
-    model = session.scalars(select(Model).where(Model.id == model_id).with_for_update()).one()
-    remaining = finish_forgotten(session, model, open_erasures(session, model))
-    gathering = batching.gatherings(session, [model.id]).get(model.id)
-    if not remaining or gathering is None:
+def _plan_model(database: Database, settings: Settings, model_id: uuid.UUID) -> int:
+    """Nothing is locked while what waits is looked through: requests go on coming in meanwhile."""
+    with database.read() as session:
+        model = session.get_one(Model, model_id)
+        waiting = open_erasures(session, model)
+        version = released_version(session, model)
+        due = _is_due(session, model)
+    gone = _gone(database, version, waiting)
+    if not gone and not due:
         return 0
-    if not batching.is_over(batching.of_model(model), gathering, current_time(session)):
-        return 0
-    job = unlearn_job(session, settings, model)
-    attach(session, job, remaining)
-    record_event(session, "job.planned", "job", job.id, ACTOR, kind="unlearn", erasures=len(remaining))
+    with database.write() as session:
+        model = session.scalars(select(Model).where(Model.id == model_id).with_for_update()).one()
+        served = released_version(session, model)
+        if (served and served.id) != (version and version.id):
+            return 0  # another one was released meanwhile: the next round looks again
+        if version is not None:
+            finish_forgotten(session, version, gone)
+        remaining = [erasure for erasure in waiting if erasure not in gone]
+        if not remaining or not due:
+            return 0
+        job = unlearn_job(session, settings, model)
+        attached = attach(session, job, remaining)
+        if not attached:  # all were held, cancelled or planned meanwhile
+            session.delete(job)
+            return 0
+        record_event(session, "job.planned", "job", job.id, ACTOR, kind="unlearn", erasures=attached)
     return 1
+
+
+def _gone(database: Database, version: ModelVersion | None, waiting: list[uuid.UUID]) -> set[uuid.UUID]:
+    """`already_forgotten`, some at a time: on SQLite nobody commits while somebody reads."""
+    found: set[uuid.UUID] = set()
+    if version is None:
+        return found
+    with database.read() as session:
+        known_gone = forgotten(session, version)
+    for start in range(0, len(waiting), AT_ONCE):
+        with database.read() as session:
+            found |= already_forgotten(session, known_gone, waiting[start : start + AT_ONCE])
+    return found
+
+
+def _is_due(session: Session, model: Model) -> bool:
+    rule = batching.of_model(model)
+    if rule.mode == "at_once":
+        return True
+    gathering = batching.gatherings(session, [model.id]).get(model.id)
+    return gathering is not None and batching.is_over(rule, gathering, current_time(session))
 
 
 def open_erasures(session: Session, model: Model) -> list[uuid.UUID]:
@@ -166,28 +229,32 @@ def unlearn_job(session: Session, settings: Settings, model: Model, retry_of: uu
     return job
 
 
-def attach(session: Session, job: Job, erasures: list[uuid.UUID]) -> None:
-    """Erasures that are still open and in no job become the job's."""
-    session.execute(
+def attach(session: Session, job: Job, erasures: Collection[uuid.UUID]) -> int:
+    """Erasures that are still open and in no job become the job's; returns how many."""
+    attached = session.execute(
         update(Erasure)
-        .where(Erasure.id.in_(erasures), Erasure.status == ErasureStatus.OPEN, Erasure.job_id.is_(None))
+        .where(among(session, Erasure.id, erasures), Erasure.status == ErasureStatus.OPEN, Erasure.job_id.is_(None))
         .values(job_id=job.id)
     )
+    return attached.rowcount  # type: ignore[attr-defined, no-any-return]
 
 
-def finish_forgotten(session: Session, model: Model, erasures: list[uuid.UUID]) -> list[uuid.UUID]:
-    """Erasures whose samples the released version has forgotten already are done with it as evidence; returns the rest."""
-    version = released_version(session, model)
-    if version is None:
-        return erasures
-    known_gone = forgotten(session, version)
-    rest = []
-    for erasure in erasures:
-        if samples_of(session, [erasure]) <= known_gone:
-            advance(
-                session, Erasure, Erasure.id == erasure, ErasureStatus.DONE, version_id=version.id, finished_at=now()
-            )
+def already_forgotten(session: Session, known_gone: set[int], erasures: Collection[uuid.UUID]) -> set[uuid.UUID]:
+    """Those of the erasures whose training samples are all among the ``known_gone`` ones."""
+    each = samples_of_each(session, erasures)
+    return {erasure for erasure, samples in each.items() if samples <= known_gone}
+
+
+def finish_forgotten(session: Session, version: ModelVersion, erasures: Collection[uuid.UUID]) -> None:
+    """Erasures that are `already_forgotten` are done, with the version as evidence."""
+    for erasure in sorted(erasures):
+        if advance(
+            session,
+            Erasure,
+            Erasure.id == erasure,
+            ErasureStatus.DONE,
+            only_from=[ErasureStatus.OPEN],
+            version_id=version.id,
+            finished_at=now(),
+        ):
             record_event(session, "erasure.already_forgotten", "erasure", erasure, ACTOR, version=version.number)
-        else:
-            rest.append(erasure)
-    return rest

@@ -4,32 +4,45 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import exists, select
+from sqlalchemy import Row, exists, insert, select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from models.crashes import crash_point
 from models.evidence import GENESIS, seal
 from models.records import Event, EventSeal
 from models.session import Database
 
-MOST_A_ROUND = 500
-# Events commit out of order; no transaction that records one stays open for nearly this long.
+AT_ONCE = 500  # events in one transaction
+MOST_A_ROUND = 5000
+# Events commit out of order, nearly all within seconds. What a transaction of minutes commits is found by a longer look
+# back, and what is later still by a look at the whole log.
+RECENT = timedelta(seconds=15)
 LOOK_BACK = timedelta(minutes=10)
 
 
-def seal_events(database: Database, *, everything: bool = False) -> int:
-    """Seal what is unsealed; returns how many. ``everything`` looks at the whole log, not only at its recent end."""
+def seal_events(database: Database, *, look_back: timedelta = LOOK_BACK, everything: bool = False) -> int:
+    """Seal what is unsealed; returns how many.
+
+    ``look_back``: how far behind the last sealed event to look for what was committed late; ``everything``: all the way.
+    """
+    sealed = 0
+    while sealed < MOST_A_ROUND:
+        number = _seal_some(database, None if everything else look_back)
+        sealed += number
+        if number < AT_ONCE:
+            break
+    return sealed
+
+
+def _seal_some(database: Database, look_back: timedelta | None) -> int:
     with database.read() as session:
-        last = session.execute(
-            select(EventSeal, Event)
-            .join(Event, Event.id == EventSeal.event_id)
-            .order_by(EventSeal.position.desc())
-            .limit(1)  # without it PostgreSQL sends the whole log for its last row
-        ).one_or_none()
+        last = _last(session)
         unsealed = ~exists().where(EventSeal.event_id == Event.id)
-        query = select(Event).where(unsealed).order_by(Event.id).limit(MOST_A_ROUND)
-        if last is not None and not everything:
-            query = query.where(Event.at >= last.Event.at - LOOK_BACK)
+        # By time, which has an index: in the order of ids, SQLite would walk through the whole log to what is recent.
+        query = select(Event).where(unsealed).order_by(Event.at, Event.id).limit(AT_ONCE)
+        if last is not None and look_back is not None:
+            query = query.where(Event.at >= last.Event.at - look_back)
         events = list(session.scalars(query))
     if not events:
         return 0
@@ -39,16 +52,28 @@ def seal_events(database: Database, *, everything: bool = False) -> int:
         position += 1
         previous = seal(previous, event, position)
         seals.append(
-            EventSeal(
-                position=position, event_id=event.id, hash=previous, record=event.record, record_id=event.record_id
-            )
+            {
+                "position": position,
+                "event_id": event.id,
+                "hash": previous,
+                "record": event.record,
+                "record_id": event.record_id,
+            }
         )
     try:
         with database.write() as session:
-            session.add_all(seals)
-            session.flush()
+            session.execute(insert(EventSeal), seals)
             crash_point("seal.before_commit")
         crash_point("seal.after_commit")
     except IntegrityError:  # another dispatcher sealed at these positions
         return 0
     return len(seals)
+
+
+def _last(session: Session) -> Row[EventSeal, Event] | None:
+    return session.execute(
+        select(EventSeal, Event)
+        .join(Event, Event.id == EventSeal.event_id)
+        .order_by(EventSeal.position.desc())
+        .limit(1)  # without it PostgreSQL sends the whole log for its last row
+    ).one_or_none()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import structlog
@@ -9,6 +11,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models import artifacts, lifecycle
+from models.base import now
 from models.crashes import crash_point
 from models.records import (
     MAX_ATTEMPTS,
@@ -24,6 +27,7 @@ from models.session import Database, current_time
 from models.settings import Settings
 
 ACTOR = "dispatcher"
+JOB_LIMITS = 2  # a job that began so many time limits ago has ended, or will never put anything anywhere
 
 log = structlog.get_logger(__name__)
 
@@ -49,16 +53,21 @@ def expired_leases(database: Database) -> int:
     return swept
 
 
-def orphaned_files(database: Database, settings: Settings) -> int:
-    """Remove staging and store folders that neither a row nor a running attempt names; returns how many."""
+def orphaned_files(database: Database, settings: Settings, *, recent: bool = False) -> int:
+    """Remove staging and store folders that neither a row nor a running attempt names; returns how many.
+
+    ``recent``: of the store, only what was touched since a job that runs now may have begun. Years of documents are left
+    to the rarer look at everything.
+    """
     staging, store = settings.data_dir / "staging", settings.data_dir / "store"
-    found = [*_folders(staging, 1), *_folders(store, 2)]
+    since = now() - JOB_LIMITS * timedelta(seconds=settings.job_limit_seconds) if recent else None
+    found = [*_folders(staging), *(folder for owner in _folders(store, since) for folder in _folders(owner))]
     if not found:
         return 0
     with database.read() as session:  # after listing: a folder that appears later is not judged by older rows
         running = session.execute(select(Job.id, Job.token).where(Job.status == JobStatus.RUNNING))
         attempts = {f"{row.id}.{row.token}" for row in running}
-        named = _named_folders(session)
+        named = _named_folders(session, since)
     removed = 0
     for folder in found:
         relative = folder.relative_to(settings.data_dir).as_posix()
@@ -71,18 +80,29 @@ def orphaned_files(database: Database, settings: Settings) -> int:
     return removed
 
 
-def _folders(root: Path, depth: int) -> list[Path]:
+def _folders(root: Path, since: datetime | None = None) -> list[Path]:
+    """Folders in a folder, or those of them that something was put into since."""
     if not root.is_dir():
         return []
-    if depth == 1:
-        return [child for child in root.iterdir() if child.is_dir()]
-    return [found for child in root.iterdir() if child.is_dir() for found in _folders(child, depth - 1)]
+    with os.scandir(root) as entries:
+        return [
+            Path(entry.path)
+            for entry in entries
+            if entry.is_dir() and (since is None or entry.stat().st_mtime >= since.timestamp())
+        ]
 
 
-def _named_folders(session: Session) -> set[str]:
+def _named_folders(session: Session, since: datetime | None) -> set[str]:
     folders: set[str] = set()
     for column in (TrainingSet.folder, Model.folder):
         folders.update(name for name in session.scalars(select(column)) if name)
-    for column in (ModelVersion.path, AuditReport.json_path, AuditReport.pdf_path, Certificate.json_path):
-        folders.update(Path(path).parent.as_posix() for path in session.scalars(select(column)))
+    for column, made in (
+        (ModelVersion.path, ModelVersion.created_at),
+        (AuditReport.json_path, AuditReport.created_at),
+        (AuditReport.pdf_path, AuditReport.created_at),
+        (Certificate.json_path, Certificate.created_at),
+    ):
+        # Made when its job began, and put into its place when that ended.
+        query = select(column) if since is None else select(column).where(made >= since - (now() - since))
+        folders.update(Path(path).parent.as_posix() for path in session.scalars(query))
     return folders

@@ -8,9 +8,9 @@ from collections import defaultdict
 from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import Session
 
+from models.among import among
 from models.evidence import suppression_digest
 from models.records import DeletionRequest, RequestSample, Sample, Suppression, TrainingSet
-from service.lists.among import among
 from service.lists.cursors import Position
 from service.lists.listing import KEYS, Sort, kept_by, owned
 from service.lists.paging import Paging

@@ -10,10 +10,10 @@ from fastapi import APIRouter, Query, Response, status
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
+from models.among import among
 from models.records import Application, Job, Sample, TrainingSet, TrainingSetApplication, TrainingSetStatus
 from service.deps import CurrentSettings, LoadedTrainingSet, ReadSession, SuppressionKey, WriteSession
 from service.errors import Conflict, NotFound, Unprocessable, responses
-from service.lists.among import among
 from service.lists.paging import Page, Paged
 from service.registration import register_training_set
 from service.schemas.common import Accepted

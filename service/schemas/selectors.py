@@ -36,7 +36,7 @@ class Selector(Body):
 
     @model_validator(mode="after")
     def exactly_one(self) -> Self:
-        if len(self.model_fields_set) != 1 or self.model_dump(exclude_none=True) == {}:
+        if len(self.model_fields_set) != 1 or all(getattr(self, field) is None for field in self.model_fields_set):
             raise ValueError("name the sample by exactly one of " + ", ".join(FIELDS))
         return self
 

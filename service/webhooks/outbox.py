@@ -10,7 +10,7 @@ import uuid
 from collections import defaultdict
 from typing import Any
 
-from sqlalchemy import func, select, update
+from sqlalchemy import Select, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -21,15 +21,27 @@ from models.session import Database, current_time
 from service.webhooks.messages import TOLD, Notice, notices
 
 CURSOR = "webhooks"
-MOST_A_ROUND = 500  # events
+AT_ONCE = 500  # events in one transaction
+MOST_A_ROUND = 10  # of these transactions
 
 
 def fan_out(database: Database) -> int:
     """Insert a delivery for every webhook that a sealed event concerns; returns how many."""
+    told = 0
+    for _ in range(MOST_A_ROUND):
+        some = _fan_out_some(database)
+        if some is None:
+            break
+        told += some
+    return told
+
+
+def _fan_out_some(database: Database) -> int | None:
+    """None: everything that is sealed is told."""
     with database.read() as session:
         position = session.scalar(select(Cursor.position).where(Cursor.name == CURSOR))
         if position is not None and position >= _head(session):
-            return 0
+            return None
     try:
         with database.write() as session:
             told = _tell_next(session)
@@ -77,30 +89,28 @@ def _tell_next(session: Session) -> int:
         cursor = Cursor(name=CURSOR, position=_beginning(session))
         session.add(cursor)
         session.flush()
-    until = min(_head(session), cursor.position + MOST_A_ROUND)
+    until = min(_head(session), cursor.position + AT_ONCE)
     query = (
         select(Event)
         .join(EventSeal, EventSeal.event_id == Event.id)
         .where(EventSeal.position > cursor.position, EventSeal.position <= until, Event.name.in_(TOLD))
         .order_by(EventSeal.position)
     )
-    planned = _planned(session, list(session.scalars(query)))
+    planned = _planned(session, query)
     told = sum(len(enqueue(session, webhook, planned[webhook])) for webhook in sorted(planned))
     cursor.position = max(cursor.position, until)
     return told
 
 
-def _planned(session: Session, events: list[Event]) -> dict[uuid.UUID, list[dict[str, Any]]]:
+def _planned(session: Session, query: Select[Event]) -> dict[uuid.UUID, list[dict[str, Any]]]:
     """The messages of each webhook: of its application, of the types it asks for, and of what happened since it is there."""
     planned: defaultdict[uuid.UUID, list[dict[str, Any]]] = defaultdict(list)
-    if not events:
-        return planned
     webhooks: defaultdict[uuid.UUID, list[Webhook]] = defaultdict(list)
     for webhook in session.scalars(select(Webhook).where(Webhook.deleted_at.is_(None), Webhook.disabled_at.is_(None))):
         webhooks[webhook.application_id].append(webhook)
     if not webhooks:
         return planned
-    for notice in notices(session, events):
+    for notice in notices(session, list(session.scalars(query))):
         for application in notice.applications:
             for webhook in webhooks[application]:
                 if _wants(webhook, notice):

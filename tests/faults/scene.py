@@ -108,7 +108,7 @@ class Scene:
 
     def round(self) -> None:
         """One pass of the dispatcher, with the duties that come every half minute."""
-        self.dispatcher._orphans_at = 0.0
+        self.dispatcher._slow_at = self.dispatcher._orphans_at = self.dispatcher._all_orphans_at = 0.0
         self.dispatcher.round()
 
     def hinted(self) -> list[uuid.UUID]:

@@ -9,6 +9,7 @@ from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
 from models import holdings
+from models.among import among
 from models.base import now
 from models.moves import advance
 from models.parameters import Policy
@@ -123,7 +124,7 @@ def _finish_erasures(
     moved = advance(
         session,
         Erasure,
-        Erasure.id.in_(erasures),
+        among(session, Erasure.id, erasures),
         target,
         only_from=starts,
         version_id=version.id,

@@ -11,6 +11,7 @@ from sqlalchemy import ColumnElement, and_, or_, select
 from sqlalchemy.orm import Session
 
 from models import artifacts, holdings
+from models.among import among
 from models.base import now
 from models.evidence import sample_reference
 from models.parameters import Policy
@@ -163,7 +164,7 @@ def _requests(session: Session, erasures: list[Any]) -> list[DeletionRequest]:
         session.scalars(
             select(DeletionRequest)
             .join(Erasure, Erasure.request_id == DeletionRequest.id)
-            .where(Erasure.id.in_(erasures))
+            .where(among(session, Erasure.id, erasures))
             .order_by(DeletionRequest.id)
         )
     )

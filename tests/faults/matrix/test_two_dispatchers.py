@@ -37,7 +37,7 @@ def in_parallel(dispatchers: list[Dispatcher], rounds: int) -> None:
             for _ in range(rounds):
                 together.wait(60)
                 dispatcher._held_until = time.monotonic() + 3600  # as after a pause that outlived the lease
-                dispatcher._orphans_at = 0.0
+                dispatcher._slow_at = dispatcher._orphans_at = dispatcher._all_orphans_at = 0.0
                 dispatcher.round()
         except Exception as error:
             failed.append(error)

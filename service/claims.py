@@ -1,0 +1,55 @@
+"""Which samples of a set are in erasures already: asked once a request, for all that has to be known of it."""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from models.among import among
+from models.records import DeletionRequest, Erasure, ErasureStatus, RequestSample, TrainingSet
+
+VALUES_AT_ONCE = 10_000  # in one statement
+UNFINISHED = (ErasureStatus.OPEN, ErasureStatus.RUNNING, ErasureStatus.AWAITING_RELEASE, ErasureStatus.ON_HOLD)
+CALLED_OFF = (ErasureStatus.CANCELLED, ErasureStatus.NOT_APPLICABLE)
+
+
+@dataclass(frozen=True)
+class Claims:
+    """Rows of a set, by the models whose erasures name them."""
+
+    forgotten: defaultdict[uuid.UUID, set[int]] = field(default_factory=lambda: defaultdict(set))  # its erasure is done
+    claimed: defaultdict[uuid.UUID, set[int]] = field(
+        default_factory=lambda: defaultdict(set)
+    )  # forgotten, or shall be
+    pending: set[int] = field(default_factory=set)  # in a request that is still at it, in whatever model
+
+    def forgotten_by_all(self, models: Sequence[uuid.UUID]) -> set[int]:
+        """Rows that every one of the models has forgotten; without models, none."""
+        return set.intersection(*(self.forgotten[model] for model in models)) if models else set()
+
+
+def claims_on(session: Session, training_set: TrainingSet, rows: Collection[int]) -> Claims:
+    """What erasures there are of these rows."""
+    found, wanted = Claims(), sorted(rows)
+    query = (
+        select(RequestSample.sample_index, Erasure.model_id, Erasure.status, DeletionRequest.rejected_at.is_not(None))
+        .join(Erasure, Erasure.request_id == RequestSample.request_id)
+        .join(DeletionRequest, DeletionRequest.id == RequestSample.request_id)
+        .where(RequestSample.training_set_id == training_set.id)
+        .distinct()  # a row may be in many requests
+    )
+    for start in range(0, len(wanted), VALUES_AT_ONCE):
+        some = among(session, RequestSample.sample_index, wanted[start : start + VALUES_AT_ONCE])
+        for row, model, status, rejected in session.execute(query.where(some)):
+            if status is ErasureStatus.DONE:
+                found.forgotten[model].add(row)
+            if status not in CALLED_OFF:
+                found.claimed[model].add(row)
+            if status in UNFINISHED and not rejected:
+                found.pending.add(row)
+    return found
