@@ -79,7 +79,7 @@ def _climb(case: Case, plan: agreed.UnlearnPlan, before: Measured, report: Repor
         else:
             records.append(last.record)
             tried.append(Tried(step, last.record.verdict))
-    assert last is not None, "a ladder has a first step"  # noqa: S101
+    assert last is not None, "a ladder has a first step"  # noqa: S101 - for mypy
     return Climbed(tried, records, last, failures)
 
 
