@@ -13,11 +13,21 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 BOTH = "both"  # what models/ needs: the dependencies without an extra
-EXTRAS = ("service", "worker", "dev")  # `bench` has a requirements file and an environment of its own
+ALONE = "bench"  # has a requirements file and an environment of its own
 
 
 def project() -> dict[str, Any]:
     return tomllib.loads((ROOT / "pyproject.toml").read_text())
+
+
+def extras() -> list[str]:
+    """Those that requirements.txt pins and the tests run with."""
+    return [extra for extra in project()["project"]["optional-dependencies"] if extra != ALONE]
+
+
+def further() -> list[str]:
+    """Extras of no process alone, such as tracing: any process may import what they bring, and both images hold it."""
+    return [extra for extra in extras() if extra not in ("service", "worker", "dev")]
 
 
 def declared() -> dict[str, list[Requirement]]:
@@ -34,7 +44,7 @@ def build_requirements() -> list[Requirement]:
 def floors() -> dict[str, str]:
     """The lowest version that is declared, by name. Every declaration is ``name>=version`` and nothing more."""
     groups = declared()
-    every = [*groups[BOTH], *(each for extra in EXTRAS for each in groups[extra]), *build_requirements()]
+    every = [*groups[BOTH], *(each for extra in extras() for each in groups[extra]), *build_requirements()]
     return {canonicalize_name(each.name): _floor(each) for each in every}
 
 

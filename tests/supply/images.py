@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from tests.supply.declared import BOTH, ROOT, build_requirements, closure, declared, pins
+from tests.supply.declared import BOTH, ROOT, build_requirements, closure, declared, further, pins
 
 IMAGES = ("service", "worker")
 HEAD = "# Made from pyproject.toml and requirements.txt by `make requirements`: what the {image} image installs.\n"
@@ -22,7 +22,8 @@ def path(image: str) -> Path:
 def text(image: str) -> str:
     """The file's content. KeyError: a package that is needed has no pin in requirements.txt."""
     groups = declared()
-    needed = closure([*groups[BOTH], *groups[image], *build_requirements()])
+    wanted = [each for group in (BOTH, image, *further()) for each in groups[group]]
+    needed = closure([*wanted, *build_requirements()])
     pinned = pins()
     return HEAD.format(image=image) + "".join(f"{name}=={pinned[name]}\n" for name in sorted(needed))
 

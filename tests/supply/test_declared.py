@@ -14,17 +14,28 @@ import pytest
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-from tests.supply.declared import BOTH, EXTRAS, ROOT, build_requirements, closure, declared, floors, pins
+from tests.supply.declared import (
+    ALONE,
+    BOTH,
+    ROOT,
+    build_requirements,
+    closure,
+    declared,
+    extras,
+    floors,
+    further,
+    pins,
+)
 from tests.supply.images import IMAGES, path, text
 
 # Who may import whose dependencies. service and worker hold what both need, and their own extra.
 OF = {
-    "models": (BOTH,),
+    "models": (BOTH, *further()),
     "migrations": (BOTH,),
-    "service": (BOTH, "service"),
-    "worker": (BOTH, "worker"),
-    "tests": (BOTH, *EXTRAS),
-    "benchmarks": (BOTH, *EXTRAS, "bench"),
+    "service": (BOTH, "service", *further()),
+    "worker": (BOTH, "worker", *further()),
+    "tests": (BOTH, *extras()),
+    "benchmarks": (BOTH, *extras(), ALONE),
 }
 # Declared without an import: what SQLAlchemy, Celery and the containers load by name, and tools that are run.
 BY_NAME = {
@@ -51,16 +62,16 @@ MENDED = {
 
 
 @cache
-def distributions() -> dict[str, list[str]]:
-    return {module: [canonicalize_name(name) for name in names] for module, names in packages_distributions().items()}
+def distributions() -> dict[str, set[str]]:
+    return {module: {canonicalize_name(name) for name in names} for module, names in packages_distributions().items()}
 
 
 @cache
-def imported(folder: str) -> frozenset[str]:
-    """Names of third-party distributions that the folder's modules import, inside functions as well."""
+def imported(folder: str) -> dict[str, set[str]]:
+    """The third-party modules that the folder's modules import, inside functions as well, and who may bring each."""
     ours = {*OF, *sys.stdlib_module_names}
     modules = {name.split(".")[0] for file in (ROOT / folder).rglob("*.py") for name in _imports(file)} - ours
-    return frozenset(name for module in modules for name in distributions().get(module, [canonicalize_name(module)]))
+    return {module: distributions().get(module, {canonicalize_name(module)}) for module in modules}
 
 
 def _imports(file: Path) -> Iterator[str]:
@@ -75,18 +86,19 @@ def _imports(file: Path) -> Iterator[str]:
 def test_what_a_folder_imports_is_declared_for_it(folder: str) -> None:
     groups = declared()
     allowed = {canonicalize_name(each.name) for group in OF[folder] for each in groups[group]}
-    assert imported(folder) - allowed == set()
+    assert [module for module, owners in imported(folder).items() if not owners & allowed] == []
 
 
 def test_nothing_is_declared_that_nobody_needs() -> None:
     groups = declared()
-    names = {canonicalize_name(each.name) for group in (BOTH, *EXTRAS) for each in groups[group]}
-    assert names - set(chain.from_iterable(map(imported, OF))) - set(BY_NAME) == set()
+    names = {canonicalize_name(each.name) for group in (BOTH, *extras()) for each in groups[group]}
+    brought = {name for folder in OF for owners in imported(folder).values() for name in owners}
+    assert names - brought - set(BY_NAME) == set()
 
 
 def test_every_dependency_and_what_it_needs_in_turn_is_pinned_at_the_version_that_the_tests_run_with() -> None:
     groups = declared()
-    needed = closure([*chain.from_iterable(groups[group] for group in (BOTH, *EXTRAS)), *build_requirements()])
+    needed = closure([*chain.from_iterable(groups[group] for group in (BOTH, *extras())), *build_requirements()])
     pinned = pins()
     assert set(pinned) == needed
     here = {name: version(name).partition("+")[0] for name in needed}
