@@ -4,12 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 BENCH := .venv-bench
+FLOORS := .venv-floors
+SUPPLY := .venv-supply
+# Their floors come in CUDA builds alone, gigabytes of them; with a GPU and patience: make floors PINNED=
+PINNED ?= torch torchvision
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint openapi fuzz up bench clean
+.PHONY: help demo test lint openapi requirements floors sbom audit fuzz up bench clean
 
 help: ## show this
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
 $(STAMP): requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -23,14 +27,43 @@ demo: $(STAMP) ## the main job on real images, from nothing to the report (embed
 test: $(STAMP) ## every test, one more at a time than there are cores, for some do nothing but wait
 	$(BIN)/python -m pytest -n $$(( $$(nproc) + 1 )) --dist worksteal
 
-lint: $(STAMP) ## ruff, mypy, import contracts
+lint: $(STAMP) ## ruff, bandit, mypy, import contracts
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive models service worker migrations benchmarks
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 openapi: $(STAMP) ## write the snapshot of the OpenAPI document that the tests compare with
 	$(BIN)/python -m tests.service.snapshot
+
+requirements: $(STAMP) ## write what each image installs, after a change of pyproject.toml or requirements.txt
+	$(BIN)/python -m tests.supply.images
+
+$(FLOORS)/.installed: pyproject.toml requirements.txt $(STAMP)
+	test -x $(FLOORS)/bin/python || $(PYTHON) -m venv $(FLOORS)
+	$(BIN)/python -m tests.supply.floors $(PINNED) > $(FLOORS)/floors.txt
+	$(FLOORS)/bin/python -m pip install --quiet --disable-pip-version-check -c $(FLOORS)/floors.txt setuptools
+	$(FLOORS)/bin/python -m pip install --quiet --disable-pip-version-check -c $(FLOORS)/floors.txt --no-build-isolation \
+		--editable '.[service,worker,dev]'
+	$(FLOORS)/bin/python -m pip check
+	touch $@
+
+floors: $(FLOORS)/.installed ## tests of rows, HTTP, Celery, reports and tensors with every dependency at its lowest version
+	$(FLOORS)/bin/python -m pytest -n $$(nproc) -p no:cacheprovider tests/models tests/service/test_*.py tests/service/webhooks \
+		tests/worker/test_tasks.py tests/worker/test_signing.py tests/worker/report tests/worker/unlearning
+
+$(SUPPLY)/.installed: tests/supply/requirements.txt
+	test -x $(SUPPLY)/bin/python || $(PYTHON) -m venv $(SUPPLY)
+	$(SUPPLY)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -r $<
+	touch $@
+
+sbom: $(SUPPLY)/.installed ## write sbom.service.json and sbom.worker.json (CycloneDX, checked against its schema)
+	for image in service worker; do $(SUPPLY)/bin/cyclonedx-py requirements requirements.$$image.txt \
+		--pyproject pyproject.toml --output-reproducible --output-file sbom.$$image.json || exit 1; done
+
+audit: $(STAMP) $(SUPPLY)/.installed ## known advisories against pins and floors; fails where they cannot be asked
+	$(BIN)/python -m tests.supply.audit $(SUPPLY)/bin/pip-audit --service $(or $(SERVICE),pypi)
 
 fuzz: $(STAMP) ## schemathesis against the live service, five minutes for each role; SECONDS=30 for less
 	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),300) $(if $(SEED),--seed $(SEED))
@@ -56,4 +89,4 @@ bench: $(BENCH)/.installed ## the benchmarks, in a virtual environment of their 
 	test -z "$(CIFAR)" || $(BENCH)/bin/python -m benchmarks.requests --data "$(CIFAR)"
 
 clean: ## remove virtual environments and caches; data folders stay
-	rm -rf $(VENV) $(BENCH) .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info
+	rm -rf $(VENV) $(BENCH) $(FLOORS) $(SUPPLY) sbom.*.json .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis *.egg-info

@@ -125,7 +125,7 @@ def in_its_own_process(name: str, case: Path, threads: int, device: str) -> dict
 
 def measured(name: str, case: Path, threads: int, device: str) -> dict[str, Any]:
     torch.set_num_threads(threads)
-    network, inputs, labels = torch.load(case, weights_only=False)
+    network, inputs, labels = torch.load(case, weights_only=False)  # nosec B614 # written by this run
     network, inputs, labels = network.to(device).eval(), inputs.to(device), labels.to(device)
     try:
         attack = ATTACKS[name]()

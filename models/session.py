@@ -26,7 +26,9 @@ class Database:
         self.engine = _engine(url)
         self._sqlite = self.one_writer = self.engine.dialect.name == "sqlite"
         self._writer = self.engine.execution_options(amun_write=True)
-        self._reader = self.engine if self._sqlite else self.engine.execution_options(postgresql_readonly=True)
+        # An answer is put together from several queries: all see the rows of one moment, as they do on SQLite.
+        snapshot = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
+        self._reader = self.engine if self._sqlite else self.engine.execution_options(**snapshot)
         # SQLite lets one writer in: threads of this process queue here rather than spin on the busy handler.
         self._lock = threading.Lock()
 

@@ -25,7 +25,7 @@ from tests.conftest import as_user, find_program, free_port, missing
 from tests.container import Container, wait_for
 
 ROOT = Path(__file__).resolve().parent.parent
-PASSWORD = "of-this-topology-alone"
+PASSWORD = "of-this-topology-alone"  # noqa: S105 - of a database that lives as long as a test
 HEALTHY_SECONDS = 90.0
 LOOK_SECONDS = 0.4  # between two health checks, each of which starts an interpreter
 SERVERS = ("initdb", "postgres", "pg_isready", "redis-server", "redis-cli")
@@ -136,7 +136,7 @@ class Topology:
     def _ours(self, part: Part, name: str) -> Container:
         """A container of our own images, which have the virtual environment's programs on the path."""
         self._ports[name] = free_port()
-        port = {"0.0.0.0": "127.0.0.1", "8000": str(self._ports[name])}
+        port = {"0.0.0.0": "127.0.0.1", "8000": str(self._ports[name])}  # noqa: S104 - is replaced here
         programs = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         return Container(
             name,

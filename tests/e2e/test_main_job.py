@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -49,11 +50,14 @@ def job_of(service: Service, application: httpx.Client, request: str) -> str:
     return planned
 
 
-def test_a_deletion_request_becomes_a_new_audited_version(
+def test_a_deletion_request_becomes_a_new_audited_version_and_events_tell_the_story(
     service: Service, operator: httpx.Client, application: httpx.Client
 ) -> None:
     service.trained(operator)
     first = application.get("/v1/models/digits-cnn/checkpoint")
+    with safe_open(downloaded(service, first.content), "numpy") as checkpoint:
+        assert len(list(checkpoint.keys())) > 4
+    check_events(service, operator)
     control = operator.post("/v1/training-sets/digits/samples/search", json={"samples": [{"key": "control/00000"}]})
     assert control.status_code == 200, control.text
     request = requested(application, [*FORGET, FORGET[0], {"key": "control/00000"}])
@@ -102,27 +106,6 @@ def test_a_deletion_request_becomes_a_new_audited_version(
     assert len(operator.get("/v1/jobs", params={"kind": "unlearn"}).json()["data"]) == 1
 
 
-def test_a_checkpoint_opens_as_safetensors_and_events_tell_the_story(
-    service: Service, operator: httpx.Client, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    service.trained(operator)
-    answer = operator.get("/v1/models/digits-cnn/checkpoint")
-    path = tmp_path_factory.mktemp("download") / "checkpoint.safetensors"
-    path.write_bytes(answer.content)
-    with safe_open(path, "numpy") as checkpoint:
-        assert len(list(checkpoint.keys())) > 4
-    job = operator.get("/v1/jobs", params={"kind": "train"}).json()["data"][0]["id"]
-
-    def sealed() -> list[dict[str, Any]] | None:
-        events: list[dict[str, Any]] = operator.get(f"/v1/jobs/{job}/events").json()["data"]
-        return events if any(event["name"] == "job.succeeded" for event in events) else None
-
-    events = service.wait("the sealed events", sealed)
-    positions = [event["position"] for event in events]
-    assert positions == sorted(positions)
-    assert "job.started" in [event["name"] for event in events]
-
-
 @pytest.mark.fault(2)
 def test_a_worker_killed_in_the_middle_of_a_job_leaves_one_version_and_no_process(
     service: Service, operator: httpx.Client, application: httpx.Client
@@ -159,6 +142,26 @@ def test_a_worker_killed_in_the_middle_of_a_job_leaves_one_version_and_no_proces
     service.wait("an empty staging folder", lambda: not list((service.settings.data_dir / "staging").iterdir()))
 
 
+def downloaded(service: Service, content: bytes) -> Path:
+    path = service.settings.data_dir / "served.safetensors"
+    path.write_bytes(content)
+    return path
+
+
+def check_events(service: Service, operator: httpx.Client) -> None:
+    """The events of the training tell its story in the order of the log."""
+    job = operator.get("/v1/jobs", params={"kind": "train"}).json()["data"][0]["id"]
+
+    def sealed() -> list[dict[str, Any]] | None:
+        events: list[dict[str, Any]] = operator.get(f"/v1/jobs/{job}/events").json()["data"]
+        return events if any(event["name"] == "job.succeeded" for event in events) else None
+
+    events = service.wait("the sealed events", sealed)
+    positions = [event["position"] for event in events]
+    assert positions == sorted(positions)
+    assert "job.started" in [event["name"] for event in events]
+
+
 def check_evidence(service: Service, application: httpx.Client, request: dict[str, Any], overridden: bool) -> None:
     """Report and certificate, each with its signature, hold against the published key; the log is whole."""
     compliance, folder = service.client(Role.COMPLIANCE), service.settings.data_dir
@@ -167,8 +170,7 @@ def check_evidence(service: Service, application: httpx.Client, request: dict[st
     newest, document = newest_report(service)
     assert newest["edition"] == (2 if overridden else 1)
     assert bool(document["overrides"]) is overridden
-    checkpoint = folder / "served.safetensors"
-    checkpoint.write_bytes(application.get("/v1/models/digits-cnn/checkpoint").content)
+    checkpoint = downloaded(service, application.get("/v1/models/digits-cnn/checkpoint").content)
     for name, path, more in (
         ("report", f"/v1/reports/{newest['id']}/bundle", {"checkpoint": checkpoint}),
         ("certificate", request["links"]["certificate_bundle"], {}),

@@ -27,7 +27,7 @@ STAGES: dict[str, tuple[str | None, str]] = {  # the stage before, and the act t
     "done": ("forgotten", "go_on"),
 }
 ROWS = 40
-MEMORY = Path("/dev/shm")
+MEMORY = Path("/dev/shm")  # noqa: S108 - each run makes a folder of its own there
 WELL_BEHAVED = replaying.command(rows=ROWS)
 COMMON = {
     "webhook_networks": "127.0.0.0/8",

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError, StatementError
 
 from models.records import Application, Lease
 from models.session import Database
+from models.settings import Settings
 
 
 def test_a_block_that_raises_leaves_nothing_behind(database: Database) -> None:
@@ -31,6 +32,28 @@ def test_writers_of_many_threads_all_get_their_turn(database: Database) -> None:
         list(pool.map(write, range(100)))
     with database.read() as session:
         assert session.scalar(select(func.count()).select_from(Application)) == 100
+
+
+def test_what_is_read_in_one_block_is_of_one_moment(postgres_settings: Settings) -> None:
+    """SQLite lets nobody commit meanwhile; PostgreSQL does, and an answer must not be half old and half new."""
+    database = Database(postgres_settings.database)
+    count = select(func.count()).select_from(Application)
+    with database.read() as reading:
+        assert reading.scalar(count) == 0
+        with database.write() as writing:
+            writing.add(Application(name="a"))
+        assert reading.scalar(count) == 0
+    with database.read() as reading:
+        assert reading.scalar(count) == 1
+    database.dispose()
+
+
+def test_a_block_that_reads_cannot_write(postgres_settings: Settings) -> None:
+    database = Database(postgres_settings.database)
+    with pytest.raises(DBAPIError, match="read-only"), database.read() as session:
+        session.add(Application(name="a"))
+        session.flush()
+    database.dispose()
 
 
 def test_foreign_keys_are_enforced(database: Database) -> None:

@@ -866,7 +866,7 @@ def test_a_full_disk_is_reported_and_nothing_half_written_stays(tmp_path):
 
 
 @pytest.mark.parametrize("code", ["plan_invalid", "data_error", "dataset_changed", "checkpoint_invalid", "diverged"])
-def test_a_process_that_fails_exits_with_1_and_says_why(unlearn_plan, tmp_path, code):
+def test_a_job_that_fails_exits_with_1_and_says_why(unlearn_plan, tmp_path, monkeypatch, code):
     plan = {
         "plan_invalid": "not a plan",
         "data_error": folder_plan(tmp_path / "missing"),
@@ -878,9 +878,17 @@ def test_a_process_that_fails_exits_with_1_and_says_why(unlearn_plan, tmp_path, 
         ),
         "diverged": dataclasses.replace(unlearn_plan, unlearn=dataclasses.replace(UNLEARN, learning_rate=1e30)),
     }[code]
-    returncode, result, _ = run(plan, tmp_path / "out")
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # main sets it for the life of its process
+    (tmp_path / "plan.json").write_text(plan if isinstance(plan, str) else agreed.dump(plan))
+    returncode = pipeline.main([str(tmp_path / "plan.json"), str(tmp_path / "out")])
+    result = agreed.load_result(tmp_path / "out" / "result.json")
     assert (returncode, result.status, result.error.code) == (1, "failed", code)
     assert result.error.detail
+
+
+def test_its_process_ends_with_that_status(tmp_path):
+    returncode, result, _ = run("not a plan", tmp_path)
+    assert (returncode, result.error.code) == (1, "plan_invalid")
 
 
 # --- memory -----------------------------------------------------------------------------------------------------------

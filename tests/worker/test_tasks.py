@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,12 @@ def until(ready: Callable[[], Any], seconds: float = 15) -> Any:
 
 
 def children() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children(recursive=True) if "replay.py" in " ".join(p.cmdline())]
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it may end, or be a zombie, while it is looked at
+            if "replay.py" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
 
 
 def in_background(database: Database, settings: Settings, job: uuid.UUID) -> threading.Thread:

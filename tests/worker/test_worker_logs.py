@@ -131,7 +131,7 @@ def test_a_worker_does_not_start_on_another_schema(
     revision: str, said: str, database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch, capfd: Any
 ) -> None:
     with database.engine.begin() as connection:
-        connection.execute(text(f"UPDATE alembic_version SET version_num = '{revision}'"))
+        connection.execute(text("UPDATE alembic_version SET version_num = :revision"), {"revision": revision})
     monkeypatch.setattr(tasks, "get_settings", lambda: settings)
     with pytest.raises(SystemExit):
         tasks._on_start()

@@ -126,7 +126,7 @@ def _finetune(
     start, examples = case.network, before.examples
     if step.started_from == PREVIOUS and previous is not None:
         start, examples = previous.network, previous.measured.examples
-    assert examples is not None, "an unlearn job has a forget set"  # noqa: S101
+    assert examples is not None, "an unlearn job has a forget set"  # noqa: S101 - for mypy
     with training_errors():
         weights = membership.memorisation_weights(
             case.signals,

@@ -37,8 +37,8 @@ class Measured:
 
     def told(self) -> agreed.ModelMeasurement:
         """Of an unlearn job, which has a forget set."""
-        assert self.audit is not None  # noqa: S101
-        assert self.boundary is not None  # noqa: S101
+        assert self.audit is not None  # noqa: S101 - what was judged was measured
+        assert self.boundary is not None  # noqa: S101 - what was judged was measured
         return agreed.ModelMeasurement(
             self.audit, self.utility, self.slices, self.boundary, self.retained, self.changed
         )

@@ -81,7 +81,7 @@ def _climb(case: Case, plan: agreed.UnlearnPlan, before: Measured, report: Repor
             # All ranks have judged the same numbers; that they go on alike rests on the first one's word alone.
             verdict = distributed.gathered_values([last.record.verdict])[0]
             tried.append(Tried(step, verdict))
-    assert last is not None, "a ladder has a first step"  # noqa: S101
+    assert last is not None, "a ladder has a first step"  # noqa: S101 - for mypy
     return Climbed(tried, records, last, failures)
 
 

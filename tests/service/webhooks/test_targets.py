@@ -87,7 +87,7 @@ def test_a_url_of_another_form_is_refused_whatever_it_resolves_to(url: str) -> N
     [
         "127.0.0.1",
         "127.255.255.254",
-        "0.0.0.0",
+        "0.0.0.0",  # noqa: S104 - refused as a target
         "10.0.0.1",
         "172.16.0.1",
         "192.168.1.1",
