@@ -14,14 +14,13 @@ from typing import Any
 from sqlalchemy import func, select, update
 from starlette.testclient import TestClient
 
-from models import crashes
+from models import crashes, revisions
 from models.base import now
 from models.queue import QUEUE, celery_app
 from models.records import DeliveryStatus, Event, EventSeal, Job, JobStatus, Lease, WebhookDelivery
 from models.secrets import WEBHOOK_KEY, load_or_create
 from models.session import Database
 from models.settings import Settings
-from service import schema
 from service.dispatcher import Dispatcher
 from service.limiting import RateLimits
 from service.webhooks.sending import Sender
@@ -154,7 +153,7 @@ class Scene:
 
     def later(self) -> None:
         """As if every lease, hint and claim were long ago."""
-        if schema.current_revision(self.database) is None:
+        if revisions.current(self.database) is None:
             return
         with self.database.write() as session:
             session.execute(

@@ -10,6 +10,7 @@ import sys
 import pytest
 from sqlalchemy import inspect, text
 
+from models import revisions
 from models.session import Database
 from models.settings import Settings
 from service import schema
@@ -35,7 +36,7 @@ def looked_at(settings: Settings) -> tuple[str | None, dict[str, set[str]], list
             rows = connection.execute(
                 text("SELECT r.id, e.status FROM deletion_requests r JOIN erasures e ON e.request_id = r.id ORDER BY 2")
             ).all()
-        return schema.current_revision(database), columns, [tuple(row) for row in rows]
+        return revisions.current(database), columns, [tuple(row) for row in rows]
     finally:
         database.dispose()
 
