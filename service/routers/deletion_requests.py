@@ -99,14 +99,21 @@ async def submit(
 ) -> RequestReceipt:
     """Ask for samples to be forgotten. Answered once the request is stored; the work follows."""
     look = partial(look_up, pepper=pepper, suppression_key=suppression_key)
-    work = partial(_stored, database, look, principal=principal, body=body, idempotency_key=idempotency_key)
-    # One thread from the first look to the commit: a session as a dependency changes it twice more, which costs a tenth.
-    accepted = await to_thread.run_sync(work, limiter=request.app.state.submitting)
-    response.headers["Location"] = f"/v1/deletion-requests/{accepted.request.id}"
+    work = partial(_submitted, database, look, principal=principal, body=body, idempotency_key=idempotency_key)
+    # One thread from the first look to the commit: a session as a dependency would change it twice more.
+    receipt, replayed = await to_thread.run_sync(work, limiter=request.app.state.submitting)
+    response.headers["Location"] = receipt.links["self"]
     response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
-    if accepted.replayed:
+    if replayed:
         response.headers["Idempotency-Replayed"] = "true"
-    return _receipt(accepted)
+    return receipt
+
+
+def _submitted(
+    database: Database, look: Callable[..., Accepted | Understood], **asked: Any
+) -> tuple[RequestReceipt, bool]:
+    accepted = _stored(database, look, **asked)
+    return _receipt(accepted), accepted.replayed
 
 
 def _stored(database: Database, look: Callable[..., Accepted | Understood], **asked: Any) -> Accepted:
