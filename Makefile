@@ -24,8 +24,8 @@ $(STAMP): requirements.txt pyproject.toml
 demo: $(STAMP) ## the main job on real images, from nothing to the report (embedded: SQLite, no Redis)
 	$(BIN)/amun demo
 
-test: $(STAMP) ## every test, one more at a time than there are cores, for some do nothing but wait
-	$(BIN)/python -m pytest -n $$(( $$(nproc) + 1 )) --dist worksteal
+test: $(STAMP) ## every test, two more at a time than there are cores, for many do nothing but wait
+	$(BIN)/python -m pytest -n $$(( $$(nproc) + 2 )) --dist worksteal
 
 lint: $(STAMP) ## ruff, bandit, mypy, import contracts
 	$(BIN)/ruff check .
