@@ -18,9 +18,10 @@ def table(document: Document) -> str:
         "",
         f"POST /v1/deletion-requests with ten samples and an Idempotency-Key each, on loopback, {document['stored']:,} "
         "requests stored before; generator, database, API processes with the dispatcher, and worker on one machine. Latency "
-        "is the generator's, from sending to the whole answer, at a constant rate; what was sent late, because no "
-        f"connection was free, is shown beside it. Each row took {document['seconds']} s. Failed: any answer but 202, and "
-        "connections that broke.",
+        "is the generator's, from sending to the whole answer, at a constant rate (the target's, or three quarters of what was "
+        "reached as fast as it goes where that is less: beyond it latency tells of the queue alone); what was sent late, "
+        f"because no connection was free, is shown beside it. Each row took {document['seconds']} s. Failed: any answer but "
+        "202, and connections that broke.",
         "",
         f"Machine: {machine['processor']}, {machine['cores']} cores, Python {machine['python']}; load average "
         f"{document['began']['load_average'][0]:.1f} at the start. Command: `{document['command']}`.",
