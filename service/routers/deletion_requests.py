@@ -51,7 +51,7 @@ from service.security import AsAnyone, AsApplication, Principal
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
 
 RETRY_AFTER_SECONDS = 10
-SUBMITTING = 8  # requests that are stored at a time: as many as of other routes that write
+SUBMITTING = 2  # requests that are stored at a time: more threads only wait for the interpreter's lock, and all answers with them
 CERTIFICATE_LINKS = {"certificate": "", "certificate_pdf": "/pdf", "certificate_bundle": "/bundle"}
 
 IdempotencyKey = Annotated[
