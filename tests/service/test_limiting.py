@@ -124,13 +124,13 @@ def test_an_ipv6_network_counts_as_one_address(sqlite_settings: Settings) -> Non
 
 
 def test_many_addresses_do_not_fill_the_memory_nor_start_a_thread() -> None:
-    storage, before = BoundedStorage(most=100), threading.active_count()
+    storage, before = BoundedStorage(most=100), set(threading.enumerate())
     limiter, limit = FixedWindowRateLimiter(storage), parse("1/minute")
     for number in range(1000):
         assert limiter.hit(limit, f"192.0.2.{number}")
     assert len(storage) == 100
     assert not limiter.hit(limit, "192.0.2.999")
-    assert threading.active_count() == before
+    assert set(threading.enumerate()) <= before  # one that an earlier test left behind may end meanwhile
 
 
 def test_counts_of_many_threads_add_up() -> None:
