@@ -70,22 +70,21 @@ class Dispatcher:
         if not self._hold_lease():
             return
         crash_point("dispatch.leased")
+        slow, whole = time.monotonic() >= self._slow_at, time.monotonic() >= self._whole_at
         self._duty("sweep", lambda: sweeping.expired_leases(self.database))
-        self._duty("plan", lambda: planning.plan(self.database, self.settings, gathering=False))
+        self._duty("plan", lambda: planning.plan(self.database, self.settings, gathering=slow))
         self._duty("hint", lambda: hinting.hint(self.database, self._celery))
         self._duty("files", self._destroy_unless_copied)
         self._duty("documents", lambda: certifying.plan_documents(self.database, self.settings))
-        self._duty("seal", lambda: sealing.seal_events(self.database, look_back=sealing.RECENT))
+        look_back = sealing.LOOK_BACK if slow else sealing.RECENT
+        self._duty("seal", lambda: sealing.seal_events(self.database, look_back=look_back, everything=whole))
         self._duty("webhooks", lambda: outbox.fan_out(self.database))
-        if time.monotonic() >= self._slow_at:
+        if slow:
             self._slow_at = time.monotonic() + SLOW_SECONDS
-            self._duty("gather", lambda: planning.plan(self.database, self.settings))
-            self._duty("seal late", lambda: sealing.seal_events(self.database))
             self._duty("remind", lambda: reminding.remind(self.database))
             self._duty("prune", lambda: retention.prune_webhooks(self.database, self.settings))
-        if time.monotonic() >= self._whole_at:
+        if whole:
             self._whole_at = time.monotonic() + WHOLE_SECONDS
-            self._duty("seal all", lambda: sealing.seal_events(self.database, everything=True))
 
     def _destroy_unless_copied(self) -> None:
         with keeping.destroying(self.settings.data_dir) as allowed:

@@ -130,7 +130,7 @@ def test_no_line_quotes_what_a_database_refused(
         clash()
     logged = capfd.readouterr().err
     failed = [line for line in lines(logged) if line["event"] == "dispatcher.duty_failed"]
-    assert {line["duty"] for line in failed} == {"plan", "gather"}
+    assert [line["duty"] for line in failed] == ["plan"]
     assert failed[0]["error"] == "IntegrityError"
     assert "clash" in "".join(failed[0]["frames"])
     assert "message" not in failed[0]
