@@ -24,18 +24,18 @@ class Database:
 
     def __init__(self, url: str) -> None:
         self.engine = _engine(url)
-        self._sqlite = self.one_writer = self.engine.dialect.name == "sqlite"
+        self.one_writer = self.engine.dialect.name == "sqlite"
         self._writer = self.engine.execution_options(amun_write=True)
         # An answer is put together from several queries: all see the rows of one moment, as they do on SQLite.
         snapshot = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-        self._reader = self.engine if self._sqlite else self.engine.execution_options(**snapshot)
+        self._reader = self.engine if self.one_writer else self.engine.execution_options(**snapshot)
         # SQLite lets one writer in: threads of this process queue here rather than spin on the busy handler.
         self._lock = threading.Lock()
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """A transaction that may write; rolled back on any exception."""
-        if self._sqlite:
+        if self.one_writer:
             with self._lock, Session(self._writer, expire_on_commit=False) as session, session.begin():
                 yield session
         else:
@@ -50,7 +50,7 @@ class Database:
     @property
     def remote(self) -> bool:
         """Whether a server holds it, which may go away and come back."""
-        return not self._sqlite
+        return not self.one_writer
 
     def dispose(self) -> None:
         self.engine.dispose()

@@ -73,8 +73,7 @@ def lock_requests(session: Session, *requests: uuid.UUID) -> None:
     """Lock these requests and all whose status this transaction has touched, in the order that every transaction takes."""
     session.flush()
     for ids in _chunks(sorted({*session.info.get(UNSETTLED, ()), *requests})):
-        locked = select(DeletionRequest.id).where(DeletionRequest.id.in_(ids)).order_by(DeletionRequest.id)
-        session.execute(locked.with_for_update()).all()
+        _lock(session, ids)
 
 
 def settle(session: Session) -> None:
@@ -86,8 +85,7 @@ def settle(session: Session) -> None:
     touched = sorted(session.info.pop(UNSETTLED, ()))
     for ids in _chunks(touched):
         # The rows first: what another transaction did to a second erasure of the same request must be visible below.
-        locked = select(DeletionRequest.id).where(DeletionRequest.id.in_(ids)).order_by(DeletionRequest.id)
-        session.execute(locked.with_for_update()).all()
+        _lock(session, ids)
         stored_and_right = (
             select(DeletionRequest, derived_status())
             .where(DeletionRequest.id.in_(ids))
@@ -109,6 +107,11 @@ def settle(session: Session) -> None:
             )
     session.flush()
     session.info.pop(UNSETTLED, None)  # what was flushed just now is what was settled
+
+
+def _lock(session: Session, ids: list[uuid.UUID]) -> None:
+    locked = select(DeletionRequest.id).where(DeletionRequest.id.in_(ids)).order_by(DeletionRequest.id)
+    session.execute(locked.with_for_update()).all()
 
 
 def _chunks(ids: list[uuid.UUID]) -> Iterator[list[uuid.UUID]]:

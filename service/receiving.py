@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import secrets
@@ -122,7 +121,7 @@ def require_space(folder: Path, size: int) -> None:
 
 
 def _full(error: OSError) -> Exception:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if artifacts.is_full_disk(error):
         return NoSpace("The disk is full: free some space there, or ask the operator of the machine.")
     return error
 
