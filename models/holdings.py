@@ -51,7 +51,7 @@ def samples_of_each(session: Session, erasures: Collection[uuid.UUID]) -> dict[u
     """The same by erasure, thousands of them in one statement. One that names no training sample has an empty set."""
     found: dict[uuid.UUID, set[int]] = {erasure: set() for erasure in erasures}
     if found:
-        query = _named(Erasure.id, RequestSample.sample_index).where(among(session, Erasure.id, erasures))
+        query = _named(Erasure.id, RequestSample.sample_index).where(among(Erasure.id, erasures))
         for erasure, index in session.execute(query):
             found[erasure].add(index)
     return found

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import math
 import secrets
-import uuid
 from collections import Counter
 
-from sqlalchemy import ColumnElement, Select, func, select
+from sqlalchemy import ColumnElement, Select, bindparam, func, select
 from sqlalchemy.orm import Session
 
 from models.parameters import Policy
 from models.records import Erasure, Model, RequestSample, Sample, Split, TrainingSet
-from service.claims import CALLED_OFF
+from service.claims import IS_CLAIM
 from service.errors import Unprocessable, pointer
 from service.selectors import Found
 
@@ -53,7 +52,8 @@ def reasons_for_approval(
 
 def training_images(session: Session, training_set: TrainingSet) -> int:
     """How many training images the set has that are not erased; counts them all."""
-    return session.scalar(select(func.count()).select_from(Sample).where(*_live(training_set.id))) or 0
+    every = select(func.count()).select_from(Sample).where(*_live())
+    return session.scalar(every, {"training_set": training_set.id}) or 0
 
 
 def _classes(training_set: TrainingSet, labels: set[int]) -> str:
@@ -70,7 +70,7 @@ def _exhausted(session: Session, model: Model, asked: list[Found]) -> tuple[set[
     open_labels = Counter(sample.label for sample in asked)
     # Digests are spread evenly whatever the order of the rows: a few from a random place on settle most labels.
     place = secrets.token_hex(32)
-    probe = session.execute(_kept(model).where(Sample.sha256 >= place).limit(PROBE + len(taken))).all()
+    probe = session.connection().execute(_PROBE, _given(model, place=place, most=PROBE + len(taken))).all()
     for index, label in probe:
         if index not in taken:
             del open_labels[label]
@@ -80,44 +80,62 @@ def _exhausted(session: Session, model: Model, asked: list[Found]) -> tuple[set[
 
 def _some_left(session: Session, model: Model, label: int, count: int, taken: set[int], place: str) -> bool:
     """Whether a sample with the label stays that is not in ``taken``, of which ``count`` have it."""
-    for half in (Sample.sha256 >= place, Sample.sha256 < place):
-        rows = session.execute(_kept(model).where(Sample.label == label, half).limit(count + 1))
+    for half in _OF_LABEL:
+        rows = session.connection().execute(half, _given(model, label=label, place=place, most=count + 1))
         if any(index not in taken for index, _ in rows):
             return True
     return False
 
 
 def _anything_left(session: Session, model: Model, exhausted: set[int]) -> bool:
-    return session.execute(_kept(model).where(Sample.label.not_in(exhausted)).limit(1)).first() is not None
+    others = _kept().where(Sample.label.not_in(exhausted)).limit(1)
+    return session.execute(others, _given(model)).first() is not None
 
 
-def _kept(model: Model) -> Select[int, int]:
-    """Index and label of live training samples that the model was not asked to forget, in the order of digests."""
-    claimed = _claims(model).where(RequestSample.sample_index == Sample.index).exists()
-    return select(Sample.index, Sample.label).where(*_live(model.training_set_id), ~claimed).order_by(Sample.sha256)
+def _given(model: Model, **more: int | str) -> dict[str, object]:
+    return {"training_set": model.training_set_id, "model": model.id, **more}
 
 
 def _at_least(session: Session, training_set: TrainingSet, split: Split, number: int, seen: int = 0) -> bool:
     """Whether the set has that many live samples of the split, of which so many were seen."""
     if number <= seen:
         return True
-    # In the order of the primary key, or PostgreSQL reads the table from its beginning: other sets, whole.
-    live = select(Sample.index).where(*_live(training_set.id, split)).order_by(Sample.index)
-    some = live.limit(number).subquery()
-    return (session.scalar(select(func.count()).select_from(some)) or 0) >= number
-
-
-def _live(training_set_id: uuid.UUID, split: Split = Split.TRAIN) -> list[ColumnElement[bool]]:
-    return [Sample.training_set_id == training_set_id, Sample.split == split, Sample.erased_at.is_(None)]
-
-
-def _claims(model: Model) -> Select[int]:
     return (
+        session.connection().scalar(_UP_TO[split], {"training_set": training_set.id, "most": number}) or 0
+    ) >= number
+
+
+def _live(split: Split = Split.TRAIN) -> list[ColumnElement[bool]]:
+    return [Sample.training_set_id == bindparam("training_set"), Sample.split == split, Sample.erased_at.is_(None)]
+
+
+def _kept() -> Select[int, int]:
+    """Index and label of live training samples that a model was not asked to forget, in the order of digests."""
+    claimed = (
         select(RequestSample.sample_index)
         .join(Erasure, Erasure.request_id == RequestSample.request_id)
         .where(
-            RequestSample.training_set_id == model.training_set_id,
-            Erasure.model_id == model.id,
-            Erasure.status.not_in(CALLED_OFF),
+            RequestSample.training_set_id == bindparam("training_set"),
+            RequestSample.sample_index == Sample.index,
+            Erasure.model_id == bindparam("model"),
+            IS_CLAIM,
         )
+        .exists()
     )
+    return select(Sample.index, Sample.label).where(*_live(), ~claimed).order_by(Sample.sha256)
+
+
+def _up_to(split: Split) -> Select[int]:
+    """How many live samples of the split there are, counted up to ``most``."""
+    # In the order of the primary key, or PostgreSQL reads the table from its beginning: other sets, whole.
+    some = select(Sample.index).where(*_live(split)).order_by(Sample.index).limit(bindparam("most")).subquery()
+    return select(func.count()).select_from(some)
+
+
+# Built once, as in service.claims.
+_PROBE = _kept().where(Sample.sha256 >= bindparam("place")).limit(bindparam("most"))
+_OF_LABEL = [
+    _kept().where(Sample.label == bindparam("label"), half).limit(bindparam("most"))
+    for half in (Sample.sha256 >= bindparam("place"), Sample.sha256 < bindparam("place"))
+]
+_UP_TO = {split: _up_to(split) for split in Split}

@@ -6,7 +6,7 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from models.base import now
@@ -22,6 +22,7 @@ from service.selectors import Resolution, resolve
 
 CLOCK_SKEW = timedelta(minutes=5)
 GONE = (ModelStatus.FAILED, ModelStatus.RETIRED)  # nothing is served, so nothing can be made to forget
+_MODELS = select(Model).where(Model.training_set_id == bindparam("training_set")).order_by(Model.id)
 
 
 @dataclass(frozen=True)
@@ -76,10 +77,7 @@ def _usable_set(session: Session, body: NewDeletionRequest, principal: Principal
 
 def _targets(session: Session, training_set: TrainingSet, names: list[str] | None) -> list[Model]:
     """The models that shall forget. Raises NotFound or Unprocessable for a name that cannot."""
-    trained = {
-        model.name: model
-        for model in session.scalars(select(Model).where(Model.training_set_id == training_set.id).order_by(Model.id))
-    }
+    trained = {model.name: model for model in session.scalars(_MODELS, {"training_set": training_set.id})}
     if names is None:
         return [model for model in trained.values() if model.status not in GONE]
     for place, name in enumerate(names):

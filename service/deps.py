@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import Depends, Path, Request
-from sqlalchemy import ColumnElement, exists, select
+from sqlalchemy import bindparam, exists, select
 from sqlalchemy.orm import Session
 
 from models.crashes import crash_point
@@ -76,16 +76,24 @@ def _write(database: CurrentDatabase) -> Iterator[Session]:
 ReadSession = Annotated[Session, Depends(_read, scope="function", max_concurrency=8)]
 WriteSession = Annotated[Session, Depends(_write, scope="function", max_concurrency=8)]
 
+# Built once, as in service.claims.
+_GRANTED = exists().where(
+    TrainingSetApplication.training_set_id == TrainingSet.id,
+    TrainingSetApplication.application_id == bindparam("application"),
+)
+_SET = select(TrainingSet).where(TrainingSet.name == bindparam("name"))
+_GRANTED_SET = _SET.where(_GRANTED)
+_MODEL = select(Model).join(TrainingSet).where(Model.name == bindparam("name"))
+_GRANTED_MODEL = _MODEL.where(_GRANTED)
+
 NameInPath = Annotated[str, Path(pattern=NAME, description="Name given at registration.")]
 NumberInPath = Annotated[int, Path(ge=1, le=2**31 - 1, description="Number of the version.")]
 
 
 def training_set_named(session: Session, name: str, principal: Principal, *, at: str | None = None) -> TrainingSet:
     """The set, if this principal may use it. Raises NotFound, alike for others' sets and for none."""
-    query = select(TrainingSet).where(TrainingSet.name == name)
-    if principal.role is Role.APPLICATION:
-        query = query.where(_granted(principal))
-    found = session.scalars(query).one_or_none()
+    query = _GRANTED_SET if principal.role is Role.APPLICATION else _SET
+    found = session.scalars(query, {"name": name, "application": principal.application_id}).one_or_none()
     if found is None:
         raise NotFound("There is no training set of this name that this key may use.", at=at)
     return found
@@ -93,10 +101,8 @@ def training_set_named(session: Session, name: str, principal: Principal, *, at:
 
 def model_named(session: Session, name: str, principal: Principal) -> Model:
     """The model, if this principal may see it. Raises NotFound, alike for others' models and for none."""
-    query = select(Model).join(TrainingSet).where(Model.name == name)
-    if principal.role is Role.APPLICATION:
-        query = query.where(_granted(principal))
-    found = session.scalars(query).one_or_none()
+    query = _GRANTED_MODEL if principal.role is Role.APPLICATION else _MODEL
+    found = session.scalars(query, {"name": name, "application": principal.application_id}).one_or_none()
     if found is None:
         raise NotFound("There is no model of this name that this key may use.")
     return found
@@ -110,13 +116,6 @@ def version_numbered(session: Session, model: Model, number: int) -> ModelVersio
     if found is None:
         raise NotFound(f"Model {model.name} has no version {number}.")
     return found
-
-
-def _granted(principal: Principal) -> ColumnElement[bool]:
-    return exists().where(
-        TrainingSetApplication.training_set_id == TrainingSet.id,
-        TrainingSetApplication.application_id == principal.application_id,
-    )
 
 
 def _training_set(name: NameInPath, principal: Authenticated, session: ReadSession) -> TrainingSet:

@@ -10,11 +10,12 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any, cast
 
-from sqlalchemy import Table, Uuid, insert, literal, select
+from sqlalchemy import Table, bindparam, insert, select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from models.among import among, each
+from models.among import among, each_given
+from models.base import new_id
 from models.records import (
     DeletionRequest,
     Erasure,
@@ -24,7 +25,7 @@ from models.records import (
     RequestSample,
     RequestStatus,
     TrainingSet,
-    record_event,
+    insert_event,
 )
 from service.asking import Asked, examine, understand
 from service.due import PERIODS
@@ -33,6 +34,28 @@ from service.schemas.deletion_requests import NewDeletionRequest
 from service.schemas.selectors import Outcome
 from service.security import Principal
 from service.selectors import Found, Resolution, chunks
+
+# Built once, as in service.claims.
+_EARLIER = select(DeletionRequest).where(
+    DeletionRequest.application_id == bindparam("application"), DeletionRequest.idempotency_key == bindparam("key")
+)
+_KEY = [DeletionRequest.application_id, DeletionRequest.idempotency_key]
+# One statement: a savepoint to fall back to would be two more.
+_INSERT_REQUEST = {
+    name: dialect.insert(cast(Table, DeletionRequest.__table__))
+    .on_conflict_do_nothing(index_elements=_KEY)
+    .returning(DeletionRequest.id)
+    for name, dialect in (("postgresql", postgresql), ("sqlite", sqlite))
+}
+_INSERT_SAMPLES = insert(cast(Table, RequestSample.__table__)).from_select(
+    ["request_id", "training_set_id", "sample_index"],
+    select(
+        bindparam("request", type_=RequestSample.request_id.type),
+        bindparam("training_set", type_=RequestSample.training_set_id.type),
+        each_given(RequestSample.sample_index, "rows"),
+    ),
+)
+_INSERT_ERASURES = insert(cast(Table, Erasure.__table__)).inline()
 
 
 @dataclass(frozen=True)
@@ -112,7 +135,7 @@ def accept(
         return _accepted_before(session, earlier)
     _insert_samples(session, request, resolution)
     concerned = _insert_erasures(session, request, models, resolution)
-    record_event(
+    insert_event(
         session,
         "deletion_request.accepted",
         "deletion_request",
@@ -157,12 +180,8 @@ def _earlier(
 ) -> DeletionRequest | None:
     if idempotency_key is None:
         return None
-    earlier = session.scalars(
-        select(DeletionRequest).where(
-            DeletionRequest.application_id == principal.application_id,
-            DeletionRequest.idempotency_key == idempotency_key,
-        )
-    ).one_or_none()
+    given = {"application": principal.application_id, "key": idempotency_key}
+    earlier = session.scalars(_EARLIER, given).one_or_none()
     if earlier is not None and not hmac.compare_digest(earlier.fingerprint, fingerprint):
         raise Unprocessable(
             "This Idempotency-Key was used with another body: use a new key for a new request.",
@@ -178,11 +197,11 @@ def _accepted_before(session: Session, request: DeletionRequest) -> Accepted:
 
 
 def _insert_request(session: Session, **values: Any) -> DeletionRequest | None:
-    """The stored request; None where its key is taken. One statement: a savepoint to fall back to would be two more."""
-    dialect = postgresql if session.get_bind().dialect.name == "postgresql" else sqlite
-    key = [DeletionRequest.application_id, DeletionRequest.idempotency_key]
-    statement = dialect.insert(DeletionRequest).values(**values).on_conflict_do_nothing(index_elements=key)
-    return session.scalars(statement.returning(DeletionRequest)).one_or_none()
+    """The stored request; None where its key is taken."""
+    request = DeletionRequest(id=new_id(), **values)
+    insert_request = _INSERT_REQUEST[session.get_bind().dialect.name]
+    stored = session.connection().scalar(insert_request, {"id": request.id, **values})
+    return request if stored is not None else None
 
 
 def _insert_samples(session: Session, request: DeletionRequest, resolution: Resolution) -> None:
@@ -190,10 +209,9 @@ def _insert_samples(session: Session, request: DeletionRequest, resolution: Reso
     if not resolution.to_forget:  # else a job would set out to forget them once more
         samples.extend(resolution.samples[Outcome.ALREADY_ERASED])
     if samples:  # one statement, with one parameter for all of them
-        rows = each(session, RequestSample.sample_index, [sample.index for sample in samples])
-        columns = ["request_id", "training_set_id", "sample_index"]
-        named = select(literal(request.id, Uuid), literal(request.training_set_id, Uuid), rows)
-        session.execute(insert(cast(Table, RequestSample.__table__)).from_select(columns, named))
+        rows = [sample.index for sample in samples]
+        given = {"request": request.id, "training_set": request.training_set_id, "rows": rows}
+        session.connection().execute(_INSERT_SAMPLES, given)
 
 
 def _insert_erasures(
@@ -216,7 +234,7 @@ def _insert_erasures(
             if version is not None
         ]
     if rows:
-        session.execute(insert(cast(Table, Erasure.__table__)), rows)
+        session.connection().execute(_INSERT_ERASURES, rows)
     with_one = {row["model_id"] for row in rows}
     return [model for model in models if model.id in with_one]
 
@@ -231,7 +249,7 @@ def _evidence(session: Session, model: Model, samples: list[Found]) -> ModelVers
             .join(RequestSample, RequestSample.request_id == Erasure.request_id)
             .where(
                 RequestSample.training_set_id == model.training_set_id,
-                among(session, RequestSample.sample_index, chunk),
+                among(RequestSample.sample_index, chunk),
                 Erasure.model_id == model.id,
                 Erasure.status == ErasureStatus.DONE,
             )

@@ -31,7 +31,7 @@ def near_duplicates(session: Session, training_set: TrainingSet, samples: Collec
     for mine, other in ((NearDuplicate.first, NearDuplicate.second), (NearDuplicate.second, NearDuplicate.first)):
         for chunk in chunks(sorted(named)):
             pairs = select(mine, other, NearDuplicate.distance).where(
-                NearDuplicate.training_set_id == training_set.id, among(session, mine, chunk)
+                NearDuplicate.training_set_id == training_set.id, among(mine, chunk)
             )
             for of, index, distance in session.execute(pairs):
                 if index not in named and (index not in nearest or distance < nearest[index].distance):
@@ -56,7 +56,7 @@ def _still_there(session: Session, training_set: TrainingSet, indices: Collectio
             session.scalars(
                 select(Sample.index).where(
                     Sample.training_set_id == training_set.id,
-                    among(session, Sample.index, chunk),
+                    among(Sample.index, chunk),
                     Sample.erased_at.is_(None),
                 )
             )

@@ -15,7 +15,7 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from sqlalchemy import select
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -30,6 +30,11 @@ KEY = re.compile(r"unl_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 ID_BYTES = 6
 SECRET_BYTES = 32
 LOOK_UPS = 4  # of keys at a time
+
+# Built once, as in service.claims.
+_KEY = select(ApiKey.role, ApiKey.application_id, ApiKey.secret_hmac, ApiKey.revoked_at, ApiKey.expires_at).where(
+    ApiKey.id == bindparam("key")
+)
 
 _bearer = HTTPBearer(auto_error=False, scheme_name="ApiKey", bearerFormat="unl_<id>_<secret>")
 
@@ -162,11 +167,11 @@ def authenticate(session: Session, pepper: bytes, token: str) -> Principal:
     form = KEY.fullmatch(token)
     if form is None:
         raise Unauthenticated
-    key = session.get(ApiKey, form[1])
+    key = session.connection().execute(_KEY, {"key": form[1]}).one_or_none()
     right = hmac.compare_digest(_digest(pepper, form[2]), key.secret_hmac if key is not None else bytes(32))
-    if key is None or not right or not _live(key, now()):
+    if key is None or not right or not _is_live(key.revoked_at, key.expires_at, now()):
         raise Unauthenticated
-    return Principal(key.id, key.role, key.application_id)
+    return Principal(form[1], key.role, key.application_id)
 
 
 def still_live(session: Session, principal: Principal) -> bool:
@@ -176,7 +181,11 @@ def still_live(session: Session, principal: Principal) -> bool:
 
 
 def _live(key: ApiKey, at: datetime) -> bool:
-    return key.revoked_at is None and (key.expires_at is None or key.expires_at > at)
+    return _is_live(key.revoked_at, key.expires_at, at)
+
+
+def _is_live(revoked_at: datetime | None, expires_at: datetime | None, at: datetime) -> bool:
+    return revoked_at is None and (expires_at is None or expires_at > at)
 
 
 def _digest(pepper: bytes, secret: str) -> bytes:

@@ -9,10 +9,10 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import func, select
+from sqlalchemy import bindparam, func, select
 from sqlalchemy.orm import Session
 
-from models.among import among
+from models.among import among_given
 from models.evidence import suppression_digest
 from models.records import Sample, Split, Suppression, TrainingSet
 from service.claims import VALUES_AT_ONCE, Claims, claims_on
@@ -20,6 +20,30 @@ from service.schemas.selectors import FIELDS, Outcome, Selector, SelectorOutcome
 
 # A selector that stands for several samples is called by what most still has to be done.
 PRECEDENCE = (Outcome.MATCHED, Outcome.PENDING, Outcome.CONTROL, Outcome.ALREADY_ERASED)
+
+# Built once, as in service.claims. Not in the order of rows: SQLite would walk through the whole set in it.
+_SAMPLES = {
+    name: select(
+        Sample.index,
+        Sample.key,
+        Sample.sha256,
+        Sample.file_sha256,
+        Sample.subject,
+        Sample.label,
+        Sample.split,
+        Sample.erased_at.is_not(None),
+    ).where(Sample.training_set_id == bindparam("training_set"), among_given(getattr(Sample, name), "values"))
+    for name in FIELDS
+}
+_SHARED = (
+    select(Sample.sha256)
+    .where(Sample.training_set_id == bindparam("training_set"), among_given(Sample.sha256, "values"))
+    .group_by(Sample.sha256)
+    .having(func.count() > 1)
+)
+_SUPPRESSIONS = select(Suppression.digest, Suppression.sample_index).where(
+    Suppression.training_set_id == bindparam("training_set"), among_given(Suppression.digest, "values")
+)
 
 Value = TypeVar("Value")
 Name = tuple[str, str | int]  # the field that is given, and its value
@@ -139,13 +163,8 @@ def _copies(session: Session, training_set: TrainingSet, digests: set[str]) -> d
     """Samples that share their pixels with another one, by digest, each in the order of rows."""
     shared: set[str] = set()
     for chunk in chunks(sorted(digests)):
-        query = (
-            select(Sample.sha256)
-            .where(Sample.training_set_id == training_set.id, among(session, Sample.sha256, chunk))
-            .group_by(Sample.sha256)
-            .having(func.count() > 1)
-        )
-        shared.update(digest for digest in session.scalars(query) if digest is not None)
+        given = {"training_set": training_set.id, "values": chunk}
+        shared.update(digest for digest in session.connection().scalars(_SHARED, given) if digest is not None)
     found: dict[str, list[Found]] = defaultdict(list)
     for sample in _samples(session, training_set, "sha256", shared):
         if sample.sha256 is not None:
@@ -154,19 +173,8 @@ def _copies(session: Session, training_set: TrainingSet, digests: set[str]) -> d
 
 
 def _samples(session: Session, training_set: TrainingSet, name: str, values: Iterable[Any]) -> Iterator[Found]:
-    query = select(
-        Sample.index,
-        Sample.key,
-        Sample.sha256,
-        Sample.file_sha256,
-        Sample.subject,
-        Sample.label,
-        Sample.split,
-        Sample.erased_at.is_not(None),
-    ).where(Sample.training_set_id == training_set.id)
     for chunk in chunks(sorted(values)):
-        # Sorted here: asked for the order, SQLite would walk through the whole set in it instead of looking names up.
-        rows = session.execute(query.where(among(session, getattr(Sample, name), chunk))).all()
+        rows = session.connection().execute(_SAMPLES[name], {"training_set": training_set.id, "values": chunk}).all()
         yield from sorted((Found(*row) for row in rows), key=lambda sample: sample.index)
 
 
@@ -177,10 +185,9 @@ def _suppressed(
     digests = {suppression_digest(key, training_set.id, *name): name for name in names}
     hits: dict[int, list[Name]] = defaultdict(list)
     for chunk in chunks(list(digests)):
-        query = select(Suppression.digest, Suppression.sample_index).where(
-            Suppression.training_set_id == training_set.id, among(session, Suppression.digest, chunk)
-        )
-        for digest, index in session.execute(query):
+        for digest, index in session.connection().execute(
+            _SUPPRESSIONS, {"training_set": training_set.id, "values": chunk}
+        ):
             hits[index].append(digests[digest])
     found: dict[Name, list[Found]] = defaultdict(list)
     for sample in _samples(session, training_set, "index", hits):

@@ -198,7 +198,7 @@ def slices(session: Session, erasures: list[Any], forget: list[int]) -> list[tup
     wanted = set(forget)
     named = holdings.samples_of_each(session, erasures)
     of_requests = session.execute(
-        select(Erasure.request_id, Erasure.id).where(among(session, Erasure.id, erasures)).order_by(Erasure.request_id)
+        select(Erasure.request_id, Erasure.id).where(among(Erasure.id, erasures)).order_by(Erasure.request_id)
     )
     found = [(request, sorted(named[erasure] & wanted)) for request, erasure in of_requests]
     return [(request, rows) for request, rows in found if rows]
@@ -209,7 +209,7 @@ def _retrain_inconclusive(session: Session, policy: Policy, erasures: list[Any])
     if policy.inconclusive != "wait_for_batch":
         return policy.inconclusive == "retrain"
     first_due = select(func.min(DeletionRequest.due_at)).join(Erasure)
-    due = session.scalar(first_due.where(among(session, Erasure.id, erasures)))
+    due = session.scalar(first_due.where(among(Erasure.id, erasures)))
     return due is not None and due - BATCH_MARGIN <= current_time(session)
 
 

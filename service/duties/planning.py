@@ -233,7 +233,7 @@ def attach(session: Session, job: Job, erasures: Collection[uuid.UUID]) -> int:
     """Erasures that are still open and in no job become the job's; returns how many."""
     attached = session.execute(
         update(Erasure)
-        .where(among(session, Erasure.id, erasures), Erasure.status == ErasureStatus.OPEN, Erasure.job_id.is_(None))
+        .where(among(Erasure.id, erasures), Erasure.status == ErasureStatus.OPEN, Erasure.job_id.is_(None))
         .values(job_id=job.id)
     )
     return attached.rowcount  # type: ignore[attr-defined, no-any-return]

@@ -64,7 +64,7 @@ def _requests_of(
     for training_set, indices in _samples_of(session, suppression_key, subject, training_set_name).items():
         for chunk in chunks(sorted(indices)):
             named = select(RequestSample.request_id).where(
-                RequestSample.training_set_id == training_set, among(session, RequestSample.sample_index, chunk)
+                RequestSample.training_set_id == training_set, among(RequestSample.sample_index, chunk)
             )
             if ours:
                 named = named.join(DeletionRequest, DeletionRequest.id == RequestSample.request_id).where(*ours)

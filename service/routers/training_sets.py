@@ -72,7 +72,7 @@ def search_samples(
         rows.extend(
             session.scalars(
                 select(Sample)
-                .where(Sample.training_set_id == training_set.id, among(session, Sample.index, chunk))
+                .where(Sample.training_set_id == training_set.id, among(Sample.index, chunk))
                 .order_by(Sample.index)
             )
         )

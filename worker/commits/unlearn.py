@@ -124,7 +124,7 @@ def _finish_erasures(
     moved = advance(
         session,
         Erasure,
-        among(session, Erasure.id, erasures),
+        among(Erasure.id, erasures),
         target,
         only_from=starts,
         version_id=version.id,

@@ -164,7 +164,7 @@ def _requests(session: Session, erasures: list[Any]) -> list[DeletionRequest]:
         session.scalars(
             select(DeletionRequest)
             .join(Erasure, Erasure.request_id == DeletionRequest.id)
-            .where(among(session, Erasure.id, erasures))
+            .where(among(Erasure.id, erasures))
             .order_by(DeletionRequest.id)
         )
     )

@@ -53,7 +53,7 @@ def url(application: FastAPI, settings: Settings) -> Iterator[str]:
     port = free_port()
     application.state.settings = settings
     application.state.limits = RateLimits(settings)
-    config = uvicorn.Config(application, port=port, log_level="warning", lifespan="on")
+    config = uvicorn.Config(application, port=port, log_config=None, lifespan="on")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run)
     thread.start()
