@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import select as readiness
 import sqlite3
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, select, text
+from sqlalchemy import Connection, Engine, create_engine, event, exc, make_url, select, text
 from sqlalchemy.orm import Session
 
 from models.base import now
@@ -17,6 +19,7 @@ from models.base import now
 # A write-ahead log of SQLite before 3.51.3 can corrupt the file when two connections reset it at once.
 WAL_IS_SAFE = sqlite3.sqlite_version_info >= (3, 51, 3)
 BUSY_SECONDS = 30
+QUIET_SECONDS = 60.0  # a firewall may have dropped a connection that was idle for longer, without a word
 
 
 class Database:
@@ -29,6 +32,8 @@ class Database:
         # An answer is put together from several queries: all see the rows of one moment, as they do on SQLite.
         snapshot = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
         self._reader = self.engine if self.one_writer else self.engine.execution_options(**snapshot)
+        alone = {"amun_alone": True} if self.one_writer else {"isolation_level": "AUTOCOMMIT"}
+        self._looker = self.engine.execution_options(**alone)
         # SQLite lets one writer in: threads of this process queue here rather than spin on the busy handler.
         self._lock = threading.Lock()
 
@@ -46,6 +51,12 @@ class Database:
     def read(self) -> Iterator[Session]:
         with Session(self._reader, expire_on_commit=False) as session, session.begin():
             yield session
+
+    @contextmanager
+    def look(self) -> Iterator[Connection]:
+        """For one statement that reads, without a transaction: that would be two more messages to a server."""
+        with self._looker.connect() as connection:
+            yield connection
 
     @property
     def remote(self) -> bool:
@@ -68,9 +79,9 @@ def _engine(url: str) -> Engine:
     if not url.startswith("sqlite"):
         # Every statement is short: to compile one to machine code takes PostgreSQL longer than to run it.
         options = {} if "options" in make_url(url).query else {"options": "-c jit=off"}
-        return create_engine(
-            url, hide_parameters=True, pool_pre_ping=True, pool_size=10, max_overflow=20, connect_args=options
-        )
+        engine = create_engine(url, hide_parameters=True, pool_size=10, max_overflow=20, connect_args=options)
+        _ping_where_in_doubt(engine)
+        return engine
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_SECONDS})
 
     @event.listens_for(engine, "connect")
@@ -84,8 +95,35 @@ def _engine(url: str) -> Engine:
 
     @event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
+        if connection.get_execution_options().get("amun_alone"):
+            return
         # A deferred transaction that turns into a writer late fails with "database is locked" at once.
         write = connection.get_execution_options().get("amun_write")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
     return engine
+
+
+def _ping_where_in_doubt(engine: Engine) -> None:
+    """Ask a pooled connection for an answer before it is used, where it may be gone: SQLAlchemy's own ping always asks.
+
+    Between transactions a server says nothing. What can be read then is its farewell: it was stopped, or ended the session.
+    """
+
+    @event.listens_for(engine, "checkin")
+    def left(_connection: Any, record: Any) -> None:
+        record.info["amun_left"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def taken(connection: Any, record: Any, _proxy: object) -> None:
+        since = record.info.get("amun_left")
+        if since is None:  # it was made just now
+            return
+        poll = readiness.poll()
+        poll.register(connection.fileno(), readiness.POLLIN)
+        if not poll.poll(0) and time.monotonic() - since < QUIET_SECONDS:
+            return
+        try:
+            engine.dialect.do_ping(connection)
+        except engine.dialect.loaded_dbapi.Error as error:
+            raise exc.InvalidatePoolError from error  # those that were made before it are gone too: the pool connects anew

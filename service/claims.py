@@ -47,7 +47,8 @@ def claims_on(session: Session, training_set: TrainingSet, rows: Collection[int]
     found, wanted = Claims(), sorted(rows)
     for start in range(0, len(wanted), VALUES_AT_ONCE):
         given = {"training_set": training_set.id, "rows": wanted[start : start + VALUES_AT_ONCE]}
-        for row, model, status, rejected in session.connection().execute(_CLAIMS, given):
+        # all(): row by row, each would be fetched on its own.
+        for row, model, status, rejected in session.connection().execute(_CLAIMS, given).all():
             if status is ErasureStatus.DONE:
                 found.forgotten[model].add(row)
             if status not in CALLED_OFF:

@@ -36,7 +36,7 @@ from service.security import Principal
 from service.selectors import Found, Resolution, chunks
 
 # Built once, as in service.claims.
-_EARLIER = select(DeletionRequest).where(
+_EARLIER = select(DeletionRequest.id, DeletionRequest.fingerprint).where(
     DeletionRequest.application_id == bindparam("application"), DeletionRequest.idempotency_key == bindparam("key")
 )
 _KEY = [DeletionRequest.application_id, DeletionRequest.idempotency_key]
@@ -181,13 +181,15 @@ def _earlier(
     if idempotency_key is None:
         return None
     given = {"application": principal.application_id, "key": idempotency_key}
-    earlier = session.scalars(_EARLIER, given).one_or_none()
-    if earlier is not None and not hmac.compare_digest(earlier.fingerprint, fingerprint):
+    earlier = session.connection().execute(_EARLIER, given).one_or_none()
+    if earlier is None:
+        return None
+    if not hmac.compare_digest(earlier.fingerprint, fingerprint):
         raise Unprocessable(
             "This Idempotency-Key was used with another body: use a new key for a new request.",
             errors=[{"parameter": "Idempotency-Key", "detail": "used with another body"}],
         )
-    return earlier
+    return session.get_one(DeletionRequest, earlier.id)
 
 
 def _accepted_before(session: Session, request: DeletionRequest) -> Accepted:

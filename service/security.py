@@ -15,7 +15,7 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
-from sqlalchemy import bindparam, select
+from sqlalchemy import Connection, bindparam, select
 from sqlalchemy.orm import Session
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -162,12 +162,12 @@ def application_named(session: Session, name: str) -> Application:
     return found
 
 
-def authenticate(session: Session, pepper: bytes, token: str) -> Principal:
+def authenticate(connection: Connection, pepper: bytes, token: str) -> Principal:
     """The principal of a live key. Raises Unauthenticated, which does not tell unknown, expired and revoked apart."""
     form = KEY.fullmatch(token)
     if form is None:
         raise Unauthenticated
-    key = session.connection().execute(_KEY, {"key": form[1]}).one_or_none()
+    key = connection.execute(_KEY, {"key": form[1]}).one_or_none()
     right = hmac.compare_digest(_digest(pepper, form[2]), key.secret_hmac if key is not None else bytes(32))
     if key is None or not right or not _is_live(key.revoked_at, key.expires_at, now()):
         raise Unauthenticated
@@ -231,12 +231,12 @@ async def _principal(
 
 
 def _looked_up(request: Request, token: str) -> Principal:
-    # A transaction of its own: a wrong key must not queue for the write lock, nor hold a read lock under it.
+    # Outside the handler's transaction: a wrong key must not queue for the write lock, nor hold a read lock under it.
     database: Database = request.app.state.database
     limits: RateLimits = request.app.state.limits
     try:
-        with database.read() as session:
-            principal = authenticate(session, request.app.state.pepper, token)
+        with database.look() as connection:
+            principal = authenticate(connection, request.app.state.pepper, token)
     except Unauthenticated:
         limits.count_wrong_key(request.client.host if request.client is not None else None)
         raise

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import bindparam, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import bindparam, exists, select
+from sqlalchemy.orm import Session, aliased
 
 from models.among import among_given
 from models.evidence import suppression_digest
@@ -21,6 +21,10 @@ from service.schemas.selectors import FIELDS, Outcome, Selector, SelectorOutcome
 # A selector that stands for several samples is called by what most still has to be done.
 PRECEDENCE = (Outcome.MATCHED, Outcome.PENDING, Outcome.CONTROL, Outcome.ALREADY_ERASED)
 
+_COPY = aliased(Sample)
+_IS_SHARED = exists().where(
+    _COPY.training_set_id == Sample.training_set_id, _COPY.sha256 == Sample.sha256, _COPY.index != Sample.index
+)
 # Built once, as in service.claims. Not in the order of rows: SQLite would walk through the whole set in it.
 _SAMPLES = {
     name: select(
@@ -32,15 +36,10 @@ _SAMPLES = {
         Sample.label,
         Sample.split,
         Sample.erased_at.is_not(None),
+        _IS_SHARED,
     ).where(Sample.training_set_id == bindparam("training_set"), among_given(getattr(Sample, name), "values"))
     for name in FIELDS
 }
-_SHARED = (
-    select(Sample.sha256)
-    .where(Sample.training_set_id == bindparam("training_set"), among_given(Sample.sha256, "values"))
-    .group_by(Sample.sha256)
-    .having(func.count() > 1)
-)
 _SUPPRESSIONS = select(Suppression.digest, Suppression.sample_index).where(
     Suppression.training_set_id == bindparam("training_set"), among_given(Suppression.digest, "values")
 )
@@ -61,6 +60,7 @@ class Found:
     label: int
     split: Split
     erased: bool
+    shared: bool  # another sample has the same pixels
 
 
 @dataclass(frozen=True)
@@ -90,9 +90,7 @@ def resolve(
     """
     asked = [selector.name for selector in selectors]
     named = _named(session, training_set, asked)
-    copies = _copies(
-        session, training_set, {sample.sha256 for rows in named.values() for sample in rows if sample.sha256}
-    )
+    copies = _copies(session, training_set, [sample for rows in named.values() for sample in rows if sample.shared])
     everything = {sample.index for rows in [*named.values(), *copies.values()] for sample in rows}
     suppressed = _suppressed(session, suppression_key, training_set, [name for name in asked if name not in named])
     claims = claims_on(session, training_set, everything)
@@ -159,14 +157,10 @@ def _named(session: Session, training_set: TrainingSet, names: Iterable[Name]) -
     return dict(found)
 
 
-def _copies(session: Session, training_set: TrainingSet, digests: set[str]) -> dict[str, list[Found]]:
-    """Samples that share their pixels with another one, by digest, each in the order of rows."""
-    shared: set[str] = set()
-    for chunk in chunks(sorted(digests)):
-        given = {"training_set": training_set.id, "values": chunk}
-        shared.update(digest for digest in session.connection().scalars(_SHARED, given) if digest is not None)
+def _copies(session: Session, training_set: TrainingSet, shared: list[Found]) -> dict[str, list[Found]]:
+    """These samples and all that have their pixels, by digest, each in the order of rows."""
     found: dict[str, list[Found]] = defaultdict(list)
-    for sample in _samples(session, training_set, "sha256", shared):
+    for sample in _samples(session, training_set, "sha256", {sample.sha256 for sample in shared if sample.sha256}):
         if sample.sha256 is not None:
             found[sample.sha256].append(sample)
     return found
@@ -185,9 +179,8 @@ def _suppressed(
     digests = {suppression_digest(key, training_set.id, *name): name for name in names}
     hits: dict[int, list[Name]] = defaultdict(list)
     for chunk in chunks(list(digests)):
-        for digest, index in session.connection().execute(
-            _SUPPRESSIONS, {"training_set": training_set.id, "values": chunk}
-        ):
+        given = {"training_set": training_set.id, "values": chunk}
+        for digest, index in session.connection().execute(_SUPPRESSIONS, given).all():
             hits[index].append(digests[digest])
     found: dict[Name, list[Found]] = defaultdict(list)
     for sample in _samples(session, training_set, "index", hits):
