@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Collection
 from typing import Any
 
-from sqlalchemy import ColumnElement, Dialect, Text, TypeDecorator, bindparam
+from sqlalchemy import ColumnElement, Dialect, FromClause, Text, TypeDecorator, bindparam
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import InstrumentedAttribute
@@ -58,10 +58,10 @@ def among_given(column: InstrumentedAttribute[Any], name: str) -> ColumnElement[
     return _Among(column, bindparam(name, type_=Values(column.type)))
 
 
-def each_given(column: InstrumentedAttribute[Any], name: str) -> ColumnElement[Any]:
-    """The values of the parameter ``name`` as a column of rows, to insert them from a SELECT."""
+def each_given(column: InstrumentedAttribute[Any], name: str) -> FromClause:
+    """The values of the parameter ``name`` as rows with a column ``value``, to insert them from a SELECT."""
     rows = _Rows(bindparam(name, type_=Values(column.type)), type_=column.type)
-    return rows.table_valued("value", name="value").c.value
+    return rows.table_valued("value", name="value")
 
 
 @compiles(_Among)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import uuid
 from datetime import datetime
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String, Table, insert
+from sqlalchemy import BigInteger, ForeignKey, Index, Integer, String
 from sqlalchemy.orm import Mapped, Session, mapped_column
 
 from models.base import Base, new_id, now
@@ -55,10 +55,7 @@ def record_event(session: Session, name: str, record: str, record_id: object, ac
     return event
 
 
-_INSERT = insert(cast(Table, Event.__table__)).inline()
-
-
-def insert_event(session: Session, name: str, record: str, record_id: object, actor: str, **data: Any) -> None:
-    """The same in one statement at once: where each request records one, making it by way of an object costs more."""
-    event = {"id": new_id(), "at": now(), "name": name, "record": record, "record_id": str(record_id), "actor": actor}
-    session.connection().execute(_INSERT, event | {"data": data})
+def event_row(name: str, record: str, record_id: object, actor: str, **data: Any) -> dict[str, Any]:
+    """The columns of an event, for a statement that inserts it together with what it tells of."""
+    of = {"record": record, "record_id": str(record_id), "actor": actor}
+    return {"id": new_id(), "at": now(), "name": name, "data": data} | of

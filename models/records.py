@@ -6,7 +6,7 @@ from models.base import Base
 from models.certificate import Certificate
 from models.deletion_request import DeletionRequest, RequestSample, RequestStatus
 from models.erasure import Erasure, ErasureStatus
-from models.event import Event, EventSeal, insert_event, record_event
+from models.event import Event, EventSeal, event_row, record_event
 from models.job import MAX_ATTEMPTS, Job, JobKind, JobStatus
 from models.lease import Lease
 from models.model import Model, ModelStatus
@@ -55,7 +55,7 @@ __all__ = [
     "Webhook",
     "WebhookAttempt",
     "WebhookDelivery",
-    "insert_event",
+    "event_row",
     "record_event",
     "settle",
     "settled",

@@ -8,13 +8,12 @@ import json
 import uuid
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
-from sqlalchemy import Table, bindparam, insert, select
-from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
-from models.among import among, each_given
+from models.among import among
 from models.base import new_id
 from models.records import (
     DeletionRequest,
@@ -25,8 +24,9 @@ from models.records import (
     RequestSample,
     RequestStatus,
     TrainingSet,
-    insert_event,
+    event_row,
 )
+from service import storing
 from service.asking import Asked, examine, understand
 from service.due import PERIODS
 from service.errors import Conflict, Unprocessable
@@ -34,28 +34,12 @@ from service.schemas.deletion_requests import NewDeletionRequest
 from service.schemas.selectors import Outcome
 from service.security import Principal
 from service.selectors import Found, Resolution, chunks
+from service.storing import Erasures
 
 # Built once, as in service.claims.
 _EARLIER = select(DeletionRequest.id, DeletionRequest.fingerprint).where(
     DeletionRequest.application_id == bindparam("application"), DeletionRequest.idempotency_key == bindparam("key")
 )
-_KEY = [DeletionRequest.application_id, DeletionRequest.idempotency_key]
-# One statement: a savepoint to fall back to would be two more.
-_INSERT_REQUEST = {
-    name: dialect.insert(cast(Table, DeletionRequest.__table__))
-    .on_conflict_do_nothing(index_elements=_KEY)
-    .returning(DeletionRequest.id)
-    for name, dialect in (("postgresql", postgresql), ("sqlite", sqlite))
-}
-_INSERT_SAMPLES = insert(cast(Table, RequestSample.__table__)).from_select(
-    ["request_id", "training_set_id", "sample_index"],
-    select(
-        bindparam("request", type_=RequestSample.request_id.type),
-        bindparam("training_set", type_=RequestSample.training_set_id.type),
-        each_given(RequestSample.sample_index, "rows"),
-    ),
-)
-_INSERT_ERASURES = insert(cast(Table, Erasure.__table__)).inline()
 
 
 @dataclass(frozen=True)
@@ -109,8 +93,8 @@ def accept(
     models, resolution = asked.models, asked.resolution
     outcomes = counted(resolution)
     approval_required = any(understood.approvals.values())
-    request = _insert_request(
-        session,
+    request = DeletionRequest(
+        id=new_id(),
         application_id=principal.application_id,
         training_set_id=asked.training_set.id,
         status=_first_status(approval_required, outcomes),
@@ -128,15 +112,8 @@ def accept(
         approval_required=approval_required,
         has_controls=bool(resolution.samples[Outcome.CONTROL]),
     )
-    if request is None:
-        earlier = _earlier(session, principal, idempotency_key, fingerprint)
-        if earlier is None:
-            raise Conflict("The same Idempotency-Key is being accepted at this moment: send the request again.")
-        return _accepted_before(session, earlier)
-    _insert_samples(session, request, resolution)
-    concerned = _insert_erasures(session, request, models, resolution)
-    insert_event(
-        session,
+    erasures = _erasures(session, request, models, resolution)
+    event = event_row(
         "deletion_request.accepted",
         "deletion_request",
         request.id,
@@ -147,7 +124,14 @@ def accept(
         approval_required=request.approval_required,
         samples={outcome.value: len(samples) for outcome, samples in resolution.samples.items()},
     )
-    return Accepted(request, asked.training_set.name, sorted(model.name for model in concerned))
+    columns = {name: getattr(request, name) for name in storing.REQUEST}
+    if not storing.store(session, columns, _rows(resolution), erasures, event):
+        earlier = _earlier(session, principal, idempotency_key, fingerprint)
+        if earlier is None:
+            raise Conflict("The same Idempotency-Key is being accepted at this moment: send the request again.")
+        return _accepted_before(session, earlier)
+    concerned = {model for model, _ in erasures.models}
+    return Accepted(request, asked.training_set.name, sorted(model.name for model in models if model.id in concerned))
 
 
 def status_at_receipt(request: DeletionRequest) -> RequestStatus:
@@ -198,47 +182,23 @@ def _accepted_before(session: Session, request: DeletionRequest) -> Accepted:
     return Accepted(request, training_set, sorted(session.scalars(models)), replayed=True)
 
 
-def _insert_request(session: Session, **values: Any) -> DeletionRequest | None:
-    """The stored request; None where its key is taken."""
-    request = DeletionRequest(id=new_id(), **values)
-    insert_request = _INSERT_REQUEST[session.get_bind().dialect.name]
-    stored = session.connection().scalar(insert_request, {"id": request.id, **values})
-    return request if stored is not None else None
-
-
-def _insert_samples(session: Session, request: DeletionRequest, resolution: Resolution) -> None:
+def _rows(resolution: Resolution) -> list[int]:
+    """Samples that the request is about."""
     samples = [*resolution.to_forget, *resolution.samples[Outcome.CONTROL]]
     if not resolution.to_forget:  # else a job would set out to forget them once more
         samples.extend(resolution.samples[Outcome.ALREADY_ERASED])
-    if samples:  # one statement, with one parameter for all of them
-        rows = [sample.index for sample in samples]
-        given = {"request": request.id, "training_set": request.training_set_id, "rows": rows}
-        session.connection().execute(_INSERT_SAMPLES, given)
+    return [sample.index for sample in samples]
 
 
-def _insert_erasures(
-    session: Session, request: DeletionRequest, models: list[Model], resolution: Resolution
-) -> list[Model]:
-    """One open erasure a model; or, where every sample is forgotten already, a finished one that names the evidence.
-
-    Returns the models that have one.
-    """
-    of_request = {"request_id": request.id, "created_at": request.received_at}
+def _erasures(session: Session, request: DeletionRequest, models: list[Model], resolution: Resolution) -> Erasures:
+    """An open one for each model; or, where every sample is forgotten already, a finished one that names the evidence."""
+    at = request.received_at
     if resolution.to_forget:
-        rows = [of_request | {"model_id": model.id} for model in models]
-    else:
-        gone = resolution.samples[Outcome.ALREADY_ERASED]
-        evidence = [(model, _evidence(session, model, gone)) for model in models]
-        finished = {"status": ErasureStatus.DONE, "reason": "already forgotten", "finished_at": request.received_at}
-        rows = [
-            of_request | finished | {"model_id": model.id, "version_id": version.id}
-            for model, version in evidence
-            if version is not None
-        ]
-    if rows:
-        session.connection().execute(_INSERT_ERASURES, rows)
-    with_one = {row["model_id"] for row in rows}
-    return [model for model in models if model.id in with_one]
+        return Erasures([(model.id, None) for model in models], ErasureStatus.OPEN, at)
+    gone = resolution.samples[Outcome.ALREADY_ERASED]
+    evidence = [(model.id, _evidence(session, model, gone)) for model in models]
+    known = [(model, version.id) for model, version in evidence if version is not None]
+    return Erasures(known, ErasureStatus.DONE, at, reason="already forgotten", finished_at=at)
 
 
 def _evidence(session: Session, model: Model, samples: list[Found]) -> ModelVersion | None:
