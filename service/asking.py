@@ -6,13 +6,12 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy import bindparam, select
 from sqlalchemy.orm import Session
 
 from models.base import now
 from models.records import Model, ModelStatus, TrainingSet, TrainingSetStatus
 from service.approval import reasons_for_approval
-from service.deps import training_set_named
+from service.deps import training_set_and_models
 from service.due import due_at
 from service.errors import Conflict, NotFound, Unprocessable, pointer
 from service.schemas.deletion_requests import NewDeletionRequest
@@ -22,7 +21,6 @@ from service.selectors import Resolution, resolve
 
 CLOCK_SKEW = timedelta(minutes=5)
 GONE = (ModelStatus.FAILED, ModelStatus.RETIRED)  # nothing is served, so nothing can be made to forget
-_MODELS = select(Model).where(Model.training_set_id == bindparam("training_set")).order_by(Model.id)
 
 
 @dataclass(frozen=True)
@@ -39,8 +37,9 @@ class Asked:
 def understand(session: Session, suppression_key: bytes, principal: Principal, body: NewDeletionRequest) -> Asked:
     """Look up what the body names. Raises NotFound, Conflict or Unprocessable where there is nothing to look in."""
     received = now()
-    training_set = _usable_set(session, body, principal)
-    models = _targets(session, training_set, body.models)
+    training_set, trained = training_set_and_models(session, body.training_set, principal, at=pointer("training_set"))
+    _require_ready(training_set)
+    models = _targets(trained, body.models)
     due = due_at(body.regulation, _asked_at(body, received))
     resolution = resolve(session, suppression_key, training_set, body.samples, [model.id for model in models])
     return Asked(training_set, models, resolution, received, due)
@@ -65,21 +64,19 @@ def examine(session: Session, body: NewDeletionRequest, asked: Asked) -> dict[uu
     }
 
 
-def _usable_set(session: Session, body: NewDeletionRequest, principal: Principal) -> TrainingSet:
-    training_set = training_set_named(session, body.training_set, principal, at=pointer("training_set"))
+def _require_ready(training_set: TrainingSet) -> None:
     if training_set.status is not TrainingSetStatus.READY:
         raise Conflict(
             f"The training set is {training_set.status.value}: nothing can be deleted from it before it is ready.",
             at=pointer("training_set"),
         )
-    return training_set
 
 
-def _targets(session: Session, training_set: TrainingSet, names: list[str] | None) -> list[Model]:
-    """The models that shall forget. Raises NotFound or Unprocessable for a name that cannot."""
-    trained = {model.name: model for model in session.scalars(_MODELS, {"training_set": training_set.id})}
+def _targets(models: list[Model], names: list[str] | None) -> list[Model]:
+    """Those of the set's models that shall forget. Raises NotFound or Unprocessable for a name that cannot."""
+    trained = {model.name: model for model in models}
     if names is None:
-        return [model for model in trained.values() if model.status not in GONE]
+        return [model for model in models if model.status not in GONE]
     for place, name in enumerate(names):
         if name not in trained:
             raise NotFound("No model of this name is trained on the training set.", at=pointer("models", place))
