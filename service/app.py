@@ -113,9 +113,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     app.state.stopping = threading.Event()
     app.state.authenticating = CapacityLimiter(LOOK_UPS)
-    app.state.submitting = CapacityLimiter(deletion_requests.SUBMITTING)
     app.state.streams = Streams(settings.stream_limit, app.state.stopping.is_set)
     await run_in_threadpool(_open, app, settings)
+    app.state.submitting = CapacityLimiter(deletion_requests.submitting(app.state.database))
     try:
         with stopping.noticed(app.state.stopping):
             yield

@@ -6,22 +6,22 @@ import math
 import secrets
 from collections import Counter
 
-from sqlalchemy import ColumnElement, Select, bindparam, func, select
-from sqlalchemy.orm import Session
+from sqlalchemy import ColumnElement, Connection, Select, bindparam, func, select
 
 from models.parameters import Policy
-from models.records import Erasure, Model, RequestSample, Sample, Split, TrainingSet
+from models.records import Erasure, RequestSample, Sample, Split
 from service.claims import IS_CLAIM
 from service.errors import Unprocessable, pointer
 from service.selectors import Found
+from service.usable import Target, UsableSet
 
 PROBE = 64  # samples looked at to see that a request leaves some of each label
 
 
 def reasons_for_approval(
-    session: Session,
-    training_set: TrainingSet,
-    model: Model,
+    connection: Connection,
+    training_set: UsableSet,
+    model: Target,
     to_forget: list[Found],
     claimed: set[int],
     controls: int,
@@ -34,8 +34,8 @@ def reasons_for_approval(
     thousand or a million.
     """
     reasons = []
-    exhausted, seen = _exhausted(session, model, [sample for sample in to_forget if sample.index not in claimed])
-    if exhausted and not _anything_left(session, model, exhausted):
+    exhausted, seen = _exhausted(connection, model, [sample for sample in to_forget if sample.index not in claimed])
+    if exhausted and not _anything_left(connection, model, exhausted):
         raise Unprocessable(
             "This would leave no image to train on: delete fewer, or ask the operator to retire the models.",
             at=pointer("samples"),
@@ -43,26 +43,26 @@ def reasons_for_approval(
     if exhausted:
         reasons.append("it takes the last training images of " + _classes(training_set, exhausted))
     share = Policy.model_validate(model.policy).approval_share
-    if not _at_least(session, training_set, Split.TRAIN, math.ceil(len(to_forget) / share), seen):
+    if not _at_least(connection, training_set, Split.TRAIN, math.ceil(len(to_forget) / share), seen):
         reasons.append(f"it is more than {share:.0%} of the training images")
-    if not _at_least(session, training_set, Split.CONTROL, math.ceil(controls / share)):
+    if not _at_least(connection, training_set, Split.CONTROL, math.ceil(controls / share)):
         reasons.append(f"it is more than {share:.0%} of the controls, which audits compare with")
     return reasons
 
 
-def training_images(session: Session, training_set: TrainingSet) -> int:
+def training_images(connection: Connection, training_set: UsableSet) -> int:
     """How many training images the set has that are not erased; counts them all."""
     every = select(func.count()).select_from(Sample).where(*_live())
-    return session.scalar(every, {"training_set": training_set.id}) or 0
+    return connection.scalar(every, {"training_set": training_set.id}) or 0
 
 
-def _classes(training_set: TrainingSet, labels: set[int]) -> str:
+def _classes(training_set: UsableSet, labels: set[int]) -> str:
     names = training_set.classes or []
     named = [repr(names[label]) if label < len(names) else str(label) for label in sorted(labels)]
     return f"{'class' if len(named) == 1 else 'classes'} {', '.join(named)}"
 
 
-def _exhausted(session: Session, model: Model, asked: list[Found]) -> tuple[set[int], int]:
+def _exhausted(connection: Connection, model: Target, asked: list[Found]) -> tuple[set[int], int]:
     """Labels of which the request takes the last live training samples that the model still keeps; how many were seen."""
     if not asked:
         return set(), 0
@@ -70,39 +70,39 @@ def _exhausted(session: Session, model: Model, asked: list[Found]) -> tuple[set[
     open_labels = Counter(sample.label for sample in asked)
     # Digests are spread evenly whatever the order of the rows: a few from a random place on settle most labels.
     place = secrets.token_hex(32)
-    probe = session.connection().execute(_PROBE, _given(model, place=place, most=PROBE + len(taken))).all()
+    probe = connection.execute(_PROBE, _given(model, place=place, most=PROBE + len(taken))).all()
     for index, label in probe:
         if index not in taken:
             del open_labels[label]
-    left = {label for label, count in open_labels.items() if not _some_left(session, model, label, count, taken, place)}
+    left = {
+        label for label, count in open_labels.items() if not _some_left(connection, model, label, count, taken, place)
+    }
     return left, len(probe)
 
 
-def _some_left(session: Session, model: Model, label: int, count: int, taken: set[int], place: str) -> bool:
+def _some_left(connection: Connection, model: Target, label: int, count: int, taken: set[int], place: str) -> bool:
     """Whether a sample with the label stays that is not in ``taken``, of which ``count`` have it."""
     for half in _OF_LABEL:
-        rows = session.connection().execute(half, _given(model, label=label, place=place, most=count + 1))
+        rows = connection.execute(half, _given(model, label=label, place=place, most=count + 1))
         if any(index not in taken for index, _ in rows):
             return True
     return False
 
 
-def _anything_left(session: Session, model: Model, exhausted: set[int]) -> bool:
+def _anything_left(connection: Connection, model: Target, exhausted: set[int]) -> bool:
     others = _kept().where(Sample.label.not_in(exhausted)).limit(1)
-    return session.execute(others, _given(model)).first() is not None
+    return connection.execute(others, _given(model)).first() is not None
 
 
-def _given(model: Model, **more: int | str) -> dict[str, object]:
+def _given(model: Target, **more: int | str) -> dict[str, object]:
     return {"training_set": model.training_set_id, "model": model.id, **more}
 
 
-def _at_least(session: Session, training_set: TrainingSet, split: Split, number: int, seen: int = 0) -> bool:
+def _at_least(connection: Connection, training_set: UsableSet, split: Split, number: int, seen: int = 0) -> bool:
     """Whether the set has that many live samples of the split, of which so many were seen."""
     if number <= seen:
         return True
-    return (
-        session.connection().scalar(_UP_TO[split], {"training_set": training_set.id, "most": number}) or 0
-    ) >= number
+    return (connection.scalar(_UP_TO[split], {"training_set": training_set.id, "most": number}) or 0) >= number
 
 
 def _live(split: Split = Split.TRAIN) -> list[ColumnElement[bool]]:

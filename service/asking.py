@@ -6,18 +6,18 @@ import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection
 
 from models.base import now
-from models.records import Model, ModelStatus, TrainingSet, TrainingSetStatus
+from models.records import ModelStatus, TrainingSetStatus
 from service.approval import reasons_for_approval
-from service.deps import training_set_and_models
 from service.due import due_at
 from service.errors import Conflict, NotFound, Unprocessable, pointer
 from service.schemas.deletion_requests import NewDeletionRequest
 from service.schemas.selectors import Outcome
 from service.security import Principal
 from service.selectors import Resolution, resolve
+from service.usable import Target, UsableSet, usable_set
 
 CLOCK_SKEW = timedelta(minutes=5)
 GONE = (ModelStatus.FAILED, ModelStatus.RETIRED)  # nothing is served, so nothing can be made to forget
@@ -27,25 +27,25 @@ GONE = (ModelStatus.FAILED, ModelStatus.RETIRED)  # nothing is served, so nothin
 class Asked:
     """A body, resolved: the set, the models that shall forget, the samples, and when it would be due."""
 
-    training_set: TrainingSet
-    models: list[Model]
+    training_set: UsableSet
+    models: list[Target]
     resolution: Resolution
     received_at: datetime
     due_at: datetime
 
 
-def understand(session: Session, suppression_key: bytes, principal: Principal, body: NewDeletionRequest) -> Asked:
+def understand(connection: Connection, suppression_key: bytes, principal: Principal, body: NewDeletionRequest) -> Asked:
     """Look up what the body names. Raises NotFound, Conflict or Unprocessable where there is nothing to look in."""
     received = now()
-    training_set, trained = training_set_and_models(session, body.training_set, principal, at=pointer("training_set"))
+    training_set, trained = usable_set(connection, body.training_set, principal, at=pointer("training_set"))
     _require_ready(training_set)
     models = _targets(trained, body.models)
     due = due_at(body.regulation, _asked_at(body, received))
-    resolution = resolve(session, suppression_key, training_set, body.samples, [model.id for model in models])
+    resolution = resolve(connection, suppression_key, training_set.id, body.samples, [model.id for model in models])
     return Asked(training_set, models, resolution, received, due)
 
 
-def examine(session: Session, body: NewDeletionRequest, asked: Asked) -> dict[uuid.UUID, list[str]]:
+def examine(connection: Connection, body: NewDeletionRequest, asked: Asked) -> dict[uuid.UUID, list[str]]:
     """Why a person must approve first, by model; no reasons: nobody must.
 
     Raises Conflict or Unprocessable where what was found cannot be accepted.
@@ -58,13 +58,13 @@ def examine(session: Session, body: NewDeletionRequest, asked: Asked) -> dict[uu
     to_forget, controls = asked.resolution.to_forget, len(asked.resolution.samples[Outcome.CONTROL])
     return {
         model.id: reasons_for_approval(
-            session, asked.training_set, model, to_forget, asked.resolution.claims.claimed[model.id], controls
+            connection, asked.training_set, model, to_forget, asked.resolution.claims.claimed[model.id], controls
         )
         for model in asked.models
     }
 
 
-def _require_ready(training_set: TrainingSet) -> None:
+def _require_ready(training_set: UsableSet) -> None:
     if training_set.status is not TrainingSetStatus.READY:
         raise Conflict(
             f"The training set is {training_set.status.value}: nothing can be deleted from it before it is ready.",
@@ -72,7 +72,7 @@ def _require_ready(training_set: TrainingSet) -> None:
         )
 
 
-def _targets(models: list[Model], names: list[str] | None) -> list[Model]:
+def _targets(models: list[Target], names: list[str] | None) -> list[Target]:
     """Those of the set's models that shall forget. Raises NotFound or Unprocessable for a name that cannot."""
     trained = {model.name: model for model in models}
     if names is None:

@@ -7,11 +7,10 @@ from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
-from sqlalchemy import and_, bindparam, select
-from sqlalchemy.orm import Session
+from sqlalchemy import Connection, and_, bindparam, select
 
 from models.among import among_given
-from models.records import DeletionRequest, Erasure, ErasureStatus, RequestSample, TrainingSet
+from models.records import DeletionRequest, Erasure, ErasureStatus, RequestSample
 
 VALUES_AT_ONCE = 10_000  # in one statement
 UNFINISHED = (ErasureStatus.OPEN, ErasureStatus.RUNNING, ErasureStatus.AWAITING_RELEASE, ErasureStatus.ON_HOLD)
@@ -42,13 +41,13 @@ class Claims:
         return set.intersection(*(self.forgotten[model] for model in models)) if models else set()
 
 
-def claims_on(session: Session, training_set: TrainingSet, rows: Collection[int]) -> Claims:
+def claims_on(connection: Connection, training_set: uuid.UUID, rows: Collection[int]) -> Claims:
     """What erasures there are of these rows."""
     found, wanted = Claims(), sorted(rows)
     for start in range(0, len(wanted), VALUES_AT_ONCE):
-        given = {"training_set": training_set.id, "rows": wanted[start : start + VALUES_AT_ONCE]}
+        given = {"training_set": training_set, "rows": wanted[start : start + VALUES_AT_ONCE]}
         # all(): row by row, each would be fetched on its own.
-        for row, model, status, rejected in session.connection().execute(_CLAIMS, given).all():
+        for row, model, status, rejected in connection.execute(_CLAIMS, given).all():
             if status is ErasureStatus.DONE:
                 found.forgotten[model].add(row)
             if status not in CALLED_OFF:

@@ -77,18 +77,14 @@ ReadSession = Annotated[Session, Depends(_read, scope="function", max_concurrenc
 WriteSession = Annotated[Session, Depends(_write, scope="function", max_concurrency=8)]
 
 # Built once, as in service.claims.
-_GRANTED = exists().where(
+IS_GRANTED = exists().where(
     TrainingSetApplication.training_set_id == TrainingSet.id,
     TrainingSetApplication.application_id == bindparam("application"),
 )
 _SET = select(TrainingSet).where(TrainingSet.name == bindparam("name"))
-_GRANTED_SET = _SET.where(_GRANTED)
-_SET_AND_MODELS, _GRANTED_SET_AND_MODELS = (
-    sets.add_columns(Model).outerjoin(Model, Model.training_set_id == TrainingSet.id).order_by(Model.id)
-    for sets in (_SET, _GRANTED_SET)
-)
+_GRANTED_SET = _SET.where(IS_GRANTED)
 _MODEL = select(Model).join(TrainingSet).where(Model.name == bindparam("name"))
-_GRANTED_MODEL = _MODEL.where(_GRANTED)
+_GRANTED_MODEL = _MODEL.where(IS_GRANTED)
 
 NameInPath = Annotated[str, Path(pattern=NAME, description="Name given at registration.")]
 NumberInPath = Annotated[int, Path(ge=1, le=2**31 - 1, description="Number of the version.")]
@@ -99,22 +95,12 @@ def training_set_named(session: Session, name: str, principal: Principal, *, at:
     query = _GRANTED_SET if principal.role is Role.APPLICATION else _SET
     found = session.scalars(query, {"name": name, "application": principal.application_id}).one_or_none()
     if found is None:
-        raise _no_such_set(at)
+        raise no_such_set(at)
     return found
 
 
-def training_set_and_models(
-    session: Session, name: str, principal: Principal, *, at: str | None = None
-) -> tuple[TrainingSet, list[Model]]:
-    """The same with every model that is trained on it, the oldest first."""
-    query = _GRANTED_SET_AND_MODELS if principal.role is Role.APPLICATION else _SET_AND_MODELS
-    rows = session.execute(query, {"name": name, "application": principal.application_id}).all()
-    if not rows:
-        raise _no_such_set(at)
-    return rows[0][0], [model for _, model in rows if model is not None]
-
-
-def _no_such_set(at: str | None) -> NotFound:
+def no_such_set(at: str | None) -> NotFound:
+    """Alike for others' sets and for none; ``at`` points to the name in a body."""
     return NotFound("There is no training set of this name that this key may use.", at=at)
 
 

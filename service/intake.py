@@ -35,6 +35,7 @@ from service.schemas.selectors import Outcome
 from service.security import Principal
 from service.selectors import Found, Resolution, chunks
 from service.storing import Erasures
+from service.usable import Target
 
 # Built once, as in service.claims.
 _EARLIER = select(DeletionRequest.id, DeletionRequest.fingerprint).where(
@@ -77,8 +78,8 @@ def look_up(
     earlier = _earlier(session, principal, idempotency_key, fingerprint)
     if earlier is not None:
         return _accepted_before(session, earlier)
-    asked = understand(session, suppression_key, principal, body)
-    return Understood(asked, examine(session, body, asked), fingerprint)
+    asked = understand(session.connection(), suppression_key, principal, body)
+    return Understood(asked, examine(session.connection(), body, asked), fingerprint)
 
 
 def accept(
@@ -125,7 +126,7 @@ def accept(
         samples={outcome.value: len(samples) for outcome, samples in resolution.samples.items()},
     )
     columns = {name: getattr(request, name) for name in storing.REQUEST}
-    if not storing.store(session, columns, _rows(resolution), erasures, event):
+    if not storing.store(session.connection(), columns, _rows(resolution), erasures, event):
         earlier = _earlier(session, principal, idempotency_key, fingerprint)
         if earlier is None:
             raise Conflict("The same Idempotency-Key is being accepted at this moment: send the request again.")
@@ -190,7 +191,7 @@ def _rows(resolution: Resolution) -> list[int]:
     return [sample.index for sample in samples]
 
 
-def _erasures(session: Session, request: DeletionRequest, models: list[Model], resolution: Resolution) -> Erasures:
+def _erasures(session: Session, request: DeletionRequest, models: list[Target], resolution: Resolution) -> Erasures:
     """An open one for each model; or, where every sample is forgotten already, a finished one that names the evidence."""
     at = request.received_at
     if resolution.to_forget:
@@ -201,7 +202,7 @@ def _erasures(session: Session, request: DeletionRequest, models: list[Model], r
     return Erasures(known, ErasureStatus.DONE, at, reason="already forgotten", finished_at=at)
 
 
-def _evidence(session: Session, model: Model, samples: list[Found]) -> ModelVersion | None:
+def _evidence(session: Session, model: Target, samples: list[Found]) -> ModelVersion | None:
     """The latest version by which the model has forgotten any of the samples."""
     found: list[ModelVersion] = []
     for chunk in chunks(sorted(sample.index for sample in samples)):

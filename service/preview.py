@@ -6,11 +6,12 @@ import uuid
 from collections import Counter
 from collections.abc import Mapping
 
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from models.holdings import NEVER_TRAINED
 from models.parameters import Policy
-from models.records import Model
+from models.records import Model, TrainingSet
 from service import expecting
 from service.approval import training_images
 from service.asking import Asked, examine, understand
@@ -35,11 +36,11 @@ def preview(session: Session, suppression_key: bytes, principal: Principal, body
     A refusal that follows from what was found is part of it, so that a person sees each selector. Where there is nothing
     to look in (no such set or model, a set that is not ready), raises what the POST raises.
     """
-    asked = understand(session, suppression_key, principal, body)
+    asked = understand(session.connection(), suppression_key, principal, body)
     approvals: Mapping[uuid.UUID, list[str]] = {}
     problem: Problem | None = None
     try:
-        approvals = examine(session, body, asked)
+        approvals = examine(session.connection(), body, asked)
     except Problem as refused:
         problem = refused
     samples = asked.resolution.samples
@@ -60,7 +61,7 @@ def preview(session: Session, suppression_key: bytes, principal: Principal, body
 
 def _near(session: Session, asked: Asked) -> NearDuplicatesAnswer | None:
     named = {sample.index for found in asked.resolution.samples.values() for sample in found}
-    near = near_duplicates(session, asked.training_set, named)
+    near = near_duplicates(session, session.get_one(TrainingSet, asked.training_set.id), named)
     if near is None:
         return None
     nearest = [NearDuplicateAnswer.model_validate(each) for each in near[:MOST_NEAR_DUPLICATES]]
@@ -70,9 +71,11 @@ def _near(session: Session, asked: Asked) -> NearDuplicatesAnswer | None:
 def _models(session: Session, asked: Asked, approvals: Mapping[uuid.UUID, list[str]] | None) -> list[ModelPreview]:
     if not asked.resolution.to_forget:
         return []
-    images = training_images(session, asked.training_set)
-    models = sorted(asked.models, key=lambda model: model.name)
-    found = [_model(session, asked, model, images, approvals) for model in models]
+    images = training_images(session.connection(), asked.training_set)
+    targets = [model.id for model in asked.models]
+    models = session.scalars(select(Model).where(Model.id.in_(targets)))
+    in_order = sorted(models, key=lambda model: model.name)
+    found = [_model(session, asked, model, images, approvals) for model in in_order]
     return [model for model in found if model.samples]  # it may be another model that still knows them
 
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeVar
 
-from sqlalchemy import bindparam, exists, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy import Connection, bindparam, exists, select
+from sqlalchemy.orm import aliased
 
 from models.among import among_given
 from models.evidence import suppression_digest
-from models.records import Sample, Split, Suppression, TrainingSet
+from models.records import Sample, Split, Suppression
 from service.claims import VALUES_AT_ONCE, Claims, claims_on
 from service.schemas.selectors import FIELDS, Outcome, Selector, SelectorOutcome
 
@@ -78,9 +78,9 @@ class Resolution:
 
 
 def resolve(
-    session: Session,
+    connection: Connection,
     suppression_key: bytes,
-    training_set: TrainingSet,
+    training_set: uuid.UUID,
     selectors: Sequence[Selector],
     models: Sequence[uuid.UUID],
 ) -> Resolution:
@@ -89,11 +89,11 @@ def resolve(
     ``models`` are those that shall forget: a sample counts as already erased when all of them have forgotten it.
     """
     asked = [selector.name for selector in selectors]
-    named = _named(session, training_set, asked)
-    copies = _copies(session, training_set, [sample for rows in named.values() for sample in rows if sample.shared])
+    named = _named(connection, training_set, asked)
+    copies = _copies(connection, training_set, [sample for rows in named.values() for sample in rows if sample.shared])
     everything = {sample.index for rows in [*named.values(), *copies.values()] for sample in rows}
-    suppressed = _suppressed(session, suppression_key, training_set, [name for name in asked if name not in named])
-    claims = claims_on(session, training_set, everything)
+    suppressed = _suppressed(connection, suppression_key, training_set, [name for name in asked if name not in named])
+    claims = claims_on(connection, training_set, everything)
     state = _States(claims.forgotten_by_all(models), claims.pending)
     resolution = Resolution([], claims)
     taken: set[int] = set()
@@ -146,44 +146,44 @@ def _answer(name: Name, known: bool, state: _States, fresh: list[Found], along: 
     )
 
 
-def _named(session: Session, training_set: TrainingSet, names: Iterable[Name]) -> dict[Name, list[Found]]:
+def _named(connection: Connection, training_set: uuid.UUID, names: Iterable[Name]) -> dict[Name, list[Found]]:
     values: dict[str, set[str | int]] = defaultdict(set)
     for column, value in names:
         values[column].add(value)
     found: dict[Name, list[Found]] = defaultdict(list)
     for column in FIELDS:
-        for sample in _samples(session, training_set, column, values[column]):
+        for sample in _samples(connection, training_set, column, values[column]):
             found[column, getattr(sample, column)].append(sample)
     return dict(found)
 
 
-def _copies(session: Session, training_set: TrainingSet, shared: list[Found]) -> dict[str, list[Found]]:
+def _copies(connection: Connection, training_set: uuid.UUID, shared: list[Found]) -> dict[str, list[Found]]:
     """These samples and all that have their pixels, by digest, each in the order of rows."""
     found: dict[str, list[Found]] = defaultdict(list)
-    for sample in _samples(session, training_set, "sha256", {sample.sha256 for sample in shared if sample.sha256}):
+    for sample in _samples(connection, training_set, "sha256", {sample.sha256 for sample in shared if sample.sha256}):
         if sample.sha256 is not None:
             found[sample.sha256].append(sample)
     return found
 
 
-def _samples(session: Session, training_set: TrainingSet, name: str, values: Iterable[Any]) -> Iterator[Found]:
+def _samples(connection: Connection, training_set: uuid.UUID, name: str, values: Iterable[Any]) -> Iterator[Found]:
     for chunk in chunks(sorted(values)):
-        rows = session.connection().execute(_SAMPLES[name], {"training_set": training_set.id, "values": chunk}).all()
+        rows = connection.execute(_SAMPLES[name], {"training_set": training_set, "values": chunk}).all()
         yield from sorted((Found(*row) for row in rows), key=lambda sample: sample.index)
 
 
 def _suppressed(
-    session: Session, key: bytes, training_set: TrainingSet, names: Iterable[Name]
+    connection: Connection, key: bytes, training_set: uuid.UUID, names: Iterable[Name]
 ) -> dict[Name, list[Found]]:
     """Names of samples that were erased: the row no longer has the name, but a keyed hash of it was kept."""
-    digests = {suppression_digest(key, training_set.id, *name): name for name in names}
+    digests = {suppression_digest(key, training_set, *name): name for name in names}
     hits: dict[int, list[Name]] = defaultdict(list)
     for chunk in chunks(list(digests)):
-        given = {"training_set": training_set.id, "values": chunk}
-        for digest, index in session.connection().execute(_SUPPRESSIONS, given).all():
+        given = {"training_set": training_set, "values": chunk}
+        for digest, index in connection.execute(_SUPPRESSIONS, given).all():
             hits[index].append(digests[digest])
     found: dict[Name, list[Found]] = defaultdict(list)
-    for sample in _samples(session, training_set, "index", hits):
+    for sample in _samples(connection, training_set, "index", hits):
         for name in hits[sample.index]:
             found[name].append(sample)
     return dict(found)

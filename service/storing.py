@@ -8,10 +8,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, cast
 
-from sqlalchemy import CTE, BindParameter, Insert, Select, Table, bindparam, column, func, insert, select, true
+from sqlalchemy import (
+    CTE,
+    BindParameter,
+    Connection,
+    Insert,
+    Select,
+    Table,
+    bindparam,
+    column,
+    func,
+    insert,
+    select,
+    true,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.dialects.postgresql import ARRAY
-from sqlalchemy.orm import Session
 
 from models.among import each_given
 from models.base import new_id
@@ -57,13 +69,16 @@ class Erasures:
 
 
 def store(
-    session: Session, request: Mapping[str, Any], samples: Sequence[int], erasures: Erasures, event: Mapping[str, Any]
+    connection: Connection,
+    request: Mapping[str, Any],
+    samples: Sequence[int],
+    erasures: Erasures,
+    event: Mapping[str, Any],
 ) -> bool:
     """Insert a request, the rows that it names, its erasures and its event; all or, where its key is taken, nothing.
 
     ``request`` has the columns of `REQUEST`, ``event`` those of `EVENT`. Returns whether they were stored.
     """
-    connection = session.connection()
     given = _prefixed("request", request) | {"samples": samples, "training_set": request["training_set_id"]}
     rows = [(new_id(), model, version) for model, version in erasures.models]
     common = {name: getattr(erasures, name) for name in COMMON}

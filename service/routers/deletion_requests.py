@@ -51,7 +51,6 @@ from service.security import AsAnyone, AsApplication, Principal
 router = APIRouter(prefix="/v1/deletion-requests", tags=["deletion requests"])
 
 RETRY_AFTER_SECONDS = 10
-SUBMITTING = 2  # requests that are stored at a time: more threads only wait for the interpreter's lock, and all answers with them
 CERTIFICATE_LINKS = {"certificate": "", "certificate_pdf": "/pdf", "certificate_bundle": "/bundle"}
 
 IdempotencyKey = Annotated[
@@ -107,6 +106,11 @@ async def submit(
     if replayed:
         response.headers["Idempotency-Replayed"] = "true"
     return receipt
+
+
+def submitting(database: Database) -> int:
+    """How many requests are stored at a time: more threads only wait, for the interpreter's lock or for the one writer."""
+    return 1 if database.one_writer else 2
 
 
 def _submitted(

@@ -65,7 +65,7 @@ def search_samples(
     _: AsOperator, training_set: LoadedTrainingSet, body: SampleSearch, session: ReadSession, key: SuppressionKey
 ) -> SampleSearchAnswer:
     """The rows that selectors stand for. Changes nothing."""
-    resolution = resolve(session, key, training_set, body.samples, [])
+    resolution = resolve(session.connection(), key, training_set.id, body.samples, [])
     found = sorted(sample.index for samples in resolution.samples.values() for sample in samples)
     rows: list[Sample] = []
     for chunk in chunks(found):
