@@ -31,6 +31,9 @@ class Settings(BaseSettings):
         default="auto", description="Where jobs run; cuda: never without a GPU, auto: on one where there is one."
     )
     threads: int | None = Field(default=None, ge=1, description="Torch threads of a job; default: torch's own choice.")
+    niceness: int = Field(
+        default=10, ge=0, le=19, description="How far jobs give way to other processes for the processor (nice(1))."
+    )
     pipeline: str | None = Field(
         default=None, description="Command of the child that runs a job; default: worker.pipeline."
     )

@@ -26,6 +26,7 @@ from models.session import Database, current_time
 from models.settings import Settings
 from worker.claim import Claim
 from worker.plan import PLAN_FILE, Progress
+from worker.priority import give_way
 
 LOG_FILE = "pipeline.log"
 POLL_SECONDS = 0.2
@@ -146,6 +147,7 @@ def run_child(
             env=environment,
             start_new_session=True,
         )
+    give_way(child.pid, settings.niceness)
     crash_point("child.started")
     read = partial(copy_context().run, _read_progress, child, heartbeat)
     reader = threading.Thread(target=read, name="progress", daemon=True)
