@@ -42,7 +42,7 @@ from service.security import application_named, create_key
 from tests.service.stored import store_samples
 
 SETS = 8  # each with an application and a model of its own
-SAMPLES = 60_000  # of each set
+SAMPLES = 120_000  # of each set
 FIRST = 100  # the row that store_samples begins with
 # Requests name samples of the first half of a set, again and again: nobody asks a model to forget all that it has learnt.
 NAMED = SAMPLES // 2

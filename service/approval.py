@@ -15,7 +15,7 @@ from service.errors import Unprocessable, pointer
 from service.selectors import Found
 from service.usable import Target, UsableSet
 
-PROBE = 64  # samples looked at to see that a request leaves some of each label
+PROBE = 40  # samples looked at to see that a request leaves some of each label
 
 
 def reasons_for_approval(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import Connection, and_, bindparam, select
 
 from models.among import among_given
-from models.records import DeletionRequest, Erasure, ErasureStatus, RequestSample
+from models.records import DeletionRequest, Erasure, ErasureStatus, RequestSample, RequestStatus
 
 VALUES_AT_ONCE = 10_000  # in one statement
 UNFINISHED = (ErasureStatus.OPEN, ErasureStatus.RUNNING, ErasureStatus.AWAITING_RELEASE, ErasureStatus.ON_HOLD)
@@ -18,7 +18,13 @@ CALLED_OFF = (ErasureStatus.CANCELLED, ErasureStatus.NOT_APPLICABLE)
 IS_CLAIM = and_(*(Erasure.status != status for status in CALLED_OFF))  # without a list that each execution writes out
 # Built once: to build a statement and to look it up takes many times as long as the database needs for it.
 _CLAIMS = (
-    select(RequestSample.sample_index, Erasure.model_id, Erasure.status, DeletionRequest.rejected_at.is_not(None))
+    # By the status, not by rejected_at: SQLite finds that behind what the selectors were answered, on another page.
+    select(
+        RequestSample.sample_index,
+        Erasure.model_id,
+        Erasure.status,
+        DeletionRequest.status == RequestStatus.REJECTED,
+    )
     .join(Erasure, Erasure.request_id == RequestSample.request_id)
     .join(DeletionRequest, DeletionRequest.id == RequestSample.request_id)
     .where(RequestSample.training_set_id == bindparam("training_set"), among_given(RequestSample.sample_index, "rows"))
