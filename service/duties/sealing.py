@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import cast
 
-from sqlalchemy import Row, exists, insert, select
+from sqlalchemy import Row, Table, exists, insert, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -13,12 +14,13 @@ from models.evidence import GENESIS, seal
 from models.records import Event, EventSeal
 from models.session import Database
 
-AT_ONCE = 500  # events in one transaction
+AT_ONCE = 100  # events in one transaction: on SQLite, requests wait for it
 MOST_A_ROUND = 5000
 # Events commit out of order, nearly all within seconds. What a transaction of minutes commits is found by a longer look
 # back, and what is later still by a look at the whole log.
 RECENT = timedelta(seconds=15)
 LOOK_BACK = timedelta(minutes=10)
+_INSERT = insert(cast(Table, EventSeal.__table__)).inline()
 
 
 def seal_events(database: Database, *, look_back: timedelta = LOOK_BACK, everything: bool = False) -> int:
@@ -62,7 +64,7 @@ def _seal_some(database: Database, look_back: timedelta | None) -> int:
         )
     try:
         with database.write() as session:
-            session.execute(insert(EventSeal), seals)
+            session.connection().execute(_INSERT, seals)
             crash_point("seal.before_commit")
         crash_point("seal.after_commit")
     except IntegrityError:  # another dispatcher sealed at these positions
