@@ -8,6 +8,7 @@ from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import ColumnElement, Dialect, FromClause, Text, TypeDecorator, bindparam
+from sqlalchemy import column as sql_column
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import InstrumentedAttribute
@@ -61,7 +62,7 @@ def among_given(column: InstrumentedAttribute[Any], name: str) -> ColumnElement[
 def each_given(column: InstrumentedAttribute[Any], name: str) -> FromClause:
     """The values of the parameter ``name`` as rows with a column ``value``, to insert them from a SELECT."""
     rows = _Rows(bindparam(name, type_=Values(column.type)), type_=column.type)
-    return rows.table_valued("value", name="value")
+    return rows.table_valued(sql_column("value", column.type), name="value")
 
 
 @compiles(_Among)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 
@@ -53,6 +54,51 @@ def test_a_block_that_reads_cannot_write(postgres_settings: Settings) -> None:
     with pytest.raises(DBAPIError, match="read-only"), database.read() as session:
         session.add(Application(name="a"))
         session.flush()
+    database.dispose()
+
+
+def test_a_look_sees_what_is_committed_and_opens_no_transaction(database: Database) -> None:
+    names = select(Application.name)
+    with database.look() as connection:
+        assert connection.scalars(names).all() == []
+        with database.write() as session:
+            session.add(Application(name="a"))
+        assert connection.scalars(names).all() == ["a"]
+
+
+def test_a_connection_that_the_server_ended_is_replaced_before_it_is_used(postgres_settings: Settings) -> None:
+    database, other = Database(postgres_settings.database), Database(postgres_settings.database)
+    backend = text("SELECT pg_backend_pid()")
+    with database.read() as session:
+        first = session.scalar(backend)
+    with other.write() as session:
+        assert session.scalar(text("SELECT pg_terminate_backend(:pid)"), {"pid": first})
+    deadline = time.monotonic() + 10
+    with other.look() as connection:
+        while connection.scalar(text("SELECT count(*) FROM pg_stat_activity WHERE pid = :pid"), {"pid": first}):
+            assert time.monotonic() < deadline
+    for block in (database.look, database.read, database.write):
+        with block() as handle:
+            assert handle.scalar(backend) != first
+    database.dispose()
+    other.dispose()
+
+
+def test_a_connection_is_pinged_only_after_a_long_pause(
+    postgres_settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = Database(postgres_settings.database)
+    pinged: list[object] = []
+    real = database.engine.dialect.do_ping
+    monkeypatch.setattr(database.engine.dialect, "do_ping", lambda found: (pinged.append(found), real(found))[1])
+    for _ in range(3):
+        with database.look() as connection:
+            connection.scalar(select(1))
+    assert pinged == []
+    monkeypatch.setattr("models.session.QUIET_SECONDS", 0.0)
+    with database.look() as connection:
+        connection.scalar(select(1))
+    assert len(pinged) == 1
     database.dispose()
 
 
