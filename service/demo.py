@@ -39,7 +39,9 @@ def run_demo(console: Console, data: Path, seed: int | None) -> int:
     started = time.monotonic()
     try:
         _fresh_folder(data)
-        settings = Settings(data_dir=data, seed=DEMO.seed if seed is None else seed, heartbeat_seconds=5, threads=1)
+        drawn = DEMO.seed if seed is None else seed
+        # Somebody waits for these jobs: they give way to nothing.
+        settings = Settings(data_dir=data, seed=drawn, heartbeat_seconds=5, threads=1, niceness=0)
         schema.upgrade(settings)
         secrets = _keys(settings)
         console.print(f"[bold]AMUN demo[/bold] in {data}, seed {settings.seed}")
