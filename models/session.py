@@ -119,11 +119,15 @@ def _ping_where_in_doubt(engine: Engine) -> None:
         since = record.info.get("amun_left")
         if since is None:  # it was made just now
             return
-        poll = readiness.poll()
-        poll.register(connection.fileno(), readiness.POLLIN)
-        if not poll.poll(0) and time.monotonic() - since < QUIET_SECONDS:
-            return
         try:
-            engine.dialect.do_ping(connection)
+            if time.monotonic() - since >= QUIET_SECONDS or _can_be_read(connection):
+                engine.dialect.do_ping(connection)
         except engine.dialect.loaded_dbapi.Error as error:
             raise exc.InvalidatePoolError from error  # those that were made before it are gone too: the pool connects anew
+
+
+def _can_be_read(connection: Any) -> bool:
+    """Raises the driver's error where the connection is closed on this side."""
+    poll = readiness.poll()
+    poll.register(connection.fileno(), readiness.POLLIN)
+    return bool(poll.poll(0))

@@ -84,6 +84,17 @@ def test_a_connection_that_the_server_ended_is_replaced_before_it_is_used(postgr
     other.dispose()
 
 
+def test_a_connection_that_was_closed_on_this_side_is_replaced_before_it_is_used(postgres_settings: Settings) -> None:
+    database = Database(postgres_settings.database)
+    with database.look() as connection:
+        driver = connection.connection.driver_connection
+    assert driver is not None
+    driver.close()
+    with database.look() as connection:
+        assert connection.scalar(select(1)) == 1
+    database.dispose()
+
+
 def test_a_connection_is_pinged_only_after_a_long_pause(
     postgres_settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -48,6 +48,12 @@ def test_a_process_and_its_session_give_way(sleeping: subprocess.Popen[bytes]) -
         assert of_session(sleeping.pid) == 7
 
 
+def test_a_process_that_gives_way_further_goes_on_to(sleeping: subprocess.Popen[bytes]) -> None:
+    os.setpriority(os.PRIO_PROCESS, sleeping.pid, 12)
+    give_way(sleeping.pid, 7)
+    assert os.getpriority(os.PRIO_PROCESS, sleeping.pid) == 12
+
+
 def test_without_niceness_nothing_changes(sleeping: subprocess.Popen[bytes]) -> None:
     before = os.getpriority(os.PRIO_PROCESS, sleeping.pid)
     give_way(sleeping.pid, 0)
