@@ -90,7 +90,7 @@ def rotate_key(session: Session, pepper: bytes, key_id: str, overlap: timedelta,
     """
     old = _locked(session, key_id)
     at = now()
-    if not _live(old, at):
+    if not _live(old.revoked_at, old.expires_at, at):
         raise KeyEnded(f"key {key_id} is revoked or expired: create a new one instead")
     expires_at = at + (old.expires_at - old.created_at) if old.expires_at is not None else None
     new, secret = _insert(session, pepper, old.role, old.application_id, old.label, expires_at)
@@ -169,7 +169,7 @@ def authenticate(connection: Connection, pepper: bytes, token: str) -> Principal
         raise Unauthenticated
     key = connection.execute(_KEY, {"key": form[1]}).one_or_none()
     right = hmac.compare_digest(_digest(pepper, form[2]), key.secret_hmac if key is not None else bytes(32))
-    if key is None or not right or not _is_live(key.revoked_at, key.expires_at, now()):
+    if key is None or not right or not _live(key.revoked_at, key.expires_at, now()):
         raise Unauthenticated
     return Principal(form[1], key.role, key.application_id)
 
@@ -177,14 +177,10 @@ def authenticate(connection: Connection, pepper: bytes, token: str) -> Principal
 def still_live(session: Session, principal: Principal) -> bool:
     """Whether the key of an answer that is still being sent would be let in now."""
     key = session.get(ApiKey, principal.key_id)
-    return key is not None and _live(key, now())
+    return key is not None and _live(key.revoked_at, key.expires_at, now())
 
 
-def _live(key: ApiKey, at: datetime) -> bool:
-    return _is_live(key.revoked_at, key.expires_at, at)
-
-
-def _is_live(revoked_at: datetime | None, expires_at: datetime | None, at: datetime) -> bool:
+def _live(revoked_at: datetime | None, expires_at: datetime | None, at: datetime) -> bool:
     return revoked_at is None and (expires_at is None or expires_at > at)
 
 

@@ -79,20 +79,21 @@ def store(
 
     ``request`` has the columns of `REQUEST`, ``event`` those of `EVENT`. Returns whether they were stored.
     """
-    given = _prefixed("request", request) | {"samples": samples, "training_set": request["training_set_id"]}
+    of_request = _prefixed("request", request)
+    named = {"training_set": request["training_set_id"], "samples": samples}
     rows = [(new_id(), model, version) for model, version in erasures.models]
     common = {name: getattr(erasures, name) for name in COMMON}
     if connection.dialect.name == "postgresql":
         own = {f"erasures_{name}": [row[place] for row in rows] for place, name in enumerate(OWN)}
-        given |= own | _prefixed("erasure", common) | _prefixed("event", event)
-        return connection.scalar(_AT_ONCE, given) is not None
-    if connection.scalar(_REQUEST, given) is None:
+        others = own | _prefixed("erasure", common) | _prefixed("event", event)
+        return connection.scalar(_AT_ONCE, of_request | named | others) is not None
+    if connection.scalar(_REQUEST, of_request) is None:
         return False
     if samples:
-        connection.execute(_SAMPLES, given | {"request": request["id"]})
+        connection.execute(_SAMPLES, named | {"request": request["id"]})
     if rows:
-        of_request = common | {"request_id": request["id"]}
-        connection.execute(_ERASURES, [of_request | dict(zip(OWN, row, strict=True)) for row in rows])
+        common["request_id"] = request["id"]
+        connection.execute(_ERASURES, [common | dict(zip(OWN, row, strict=True)) for row in rows])
     connection.execute(_EVENT, dict(event))
     return True
 

@@ -13,12 +13,15 @@ from models.session import Database
 MANY = 70_000  # more than either database takes as parameters of their own
 
 
-def test_ids_texts_and_numbers_are_found_whatever_their_number(database: Database) -> None:
+def applications(database: Database, *names: str) -> list[uuid.UUID]:
+    made = [Application(name=name) for name in names]
     with database.write() as session:
-        made = [Application(name=f"a'{number}") for number in range(3)]
         session.add_all(made)
-        session.flush()
-        ids = [application.id for application in made]
+    return [application.id for application in made]
+
+
+def test_ids_texts_and_numbers_are_found_whatever_their_number(database: Database) -> None:
+    ids = applications(database, "a'0", "a'1", "a'2")
     with database.read() as session:
         others = [uuid.UUID(int=number) for number in range(MANY)]
         by_id = select(Application.id).where(among(Application.id, [*others, *ids[:2]])).order_by(Application.id)
@@ -31,11 +34,7 @@ def test_ids_texts_and_numbers_are_found_whatever_their_number(database: Databas
 
 
 def test_a_statement_that_was_built_once_takes_other_values_each_time(database: Database) -> None:
-    with database.write() as session:
-        made = [Application(name=f"{number}") for number in range(3)]
-        session.add_all(made)
-        session.flush()
-        ids = [application.id for application in made]
+    ids = applications(database, "0", "1", "2")
     named = select(Application.name).where(among_given(Application.id, "ids")).order_by(Application.name)
     with database.look() as connection:
         for wanted in ([ids[2]], ids[:2], []):
