@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import uuid
+from typing import Any
 
 import rfc8785
+from sqlalchemy import Row
 
 from models.event import Event
 from models.secrets import keyed_hash
@@ -14,8 +16,8 @@ from models.training_set import Sample
 GENESIS = hashlib.sha256(b"amun event log").hexdigest()
 
 
-def event_body(event: Event, position: int) -> bytes:
-    """RFC 8785 canonical JSON of an event at its position."""
+def event_body(event: Event | Row[Any], position: int) -> bytes:
+    """RFC 8785 canonical JSON of an event, or of a row of its columns, at its position."""
     return rfc8785.dumps(
         {
             "position": position,
@@ -30,7 +32,7 @@ def event_body(event: Event, position: int) -> bytes:
     )
 
 
-def seal(previous: str, event: Event, position: int) -> str:
+def seal(previous: str, event: Event | Row[Any], position: int) -> str:
     """sha256(previous hash || canonical body), in hex; the first event follows `GENESIS`."""
     return hashlib.sha256(bytes.fromhex(previous) + event_body(event, position)).hexdigest()
 

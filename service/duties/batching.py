@@ -45,8 +45,7 @@ def is_over(batching: Batching, gathering: Gathering, at: datetime) -> bool:
     return latest is None or latest <= at
 
 
-def waiting() -> ColumnElement[bool]:
-    """Open erasures, approved where that is needed, of models that can forget, and in no job. Joined with Model."""
+def _waiting() -> ColumnElement[bool]:
     request = aliased(DeletionRequest)
     approved = or_(request.approval_required.is_(False), request.approved_at.is_not(None))
     return and_(
@@ -57,6 +56,10 @@ def waiting() -> ColumnElement[bool]:
             request.id == Erasure.request_id, request.rejected_at.is_(None), request.held_at.is_(None), approved
         ),
     )
+
+
+# Open erasures, approved where that is needed, of models that can forget, and in no job. Joined with Model.
+WAITING = _waiting()
 
 
 def of_model(model: Model) -> Batching:
@@ -75,7 +78,7 @@ def gatherings(session: Session, models: Collection[uuid.UUID]) -> dict[uuid.UUI
         )
         .join(Model, Model.id == Erasure.model_id)
         .join(DeletionRequest, DeletionRequest.id == Erasure.request_id)
-        .where(Erasure.model_id.in_(models), waiting())
+        .where(Erasure.model_id.in_(models), WAITING)
         .group_by(Erasure.model_id)
     )
     return {model: Gathering(count, oldest, due) for model, count, oldest, due in session.execute(query)}

@@ -41,69 +41,19 @@ MOST_A_ROUND = 100
 AFTER_A_FAILURE = timedelta(minutes=1)
 
 
-def plan_documents(database: Database, settings: Settings) -> int:
-    """Queue a certify job for every document that is due; returns how many. Each is one transaction of its own."""
-    planned = 0
-    with database.read() as session:
-        due = [("audit_report", each) for each in _overtaken_reports(session)]
-        due += [("deletion_request", each) for each in _uncertified_requests(session)]
-    for about, about_id in due:
-        try:
-            with database.write() as session:
-                planned += _queue(session, settings, about, about_id)
-            crash_point("certify.planned")
-        except IntegrityError:  # the partial unique index: there is a live one already
-            continue
-    return planned
-
-
-def _queue(session: Session, settings: Settings, about: str, about_id: uuid.UUID) -> bool:
-    if _failing(session, about_id):
-        return False
-    job = Job(kind=JobKind.CERTIFY, about=about, about_id=about_id, seed=new_seed(settings, "certify", str(about_id)))
-    session.add(job)
-    session.flush()
-    record_event(session, "job.planned", "job", job.id, ACTOR, kind="certify", about=about, about_id=str(about_id))
-    return True
-
-
-def _failing(session: Session, about_id: uuid.UUID) -> bool:
-    """After a failure a pause, and after three a person."""
-    failed = session.scalars(
-        select(Job.finished_at).where(
-            Job.kind == JobKind.CERTIFY, Job.about_id == about_id, Job.status == JobStatus.FAILED
-        )
-    ).all()
-    recent = current_time(session) - AFTER_A_FAILURE
-    return len(failed) >= MAX_ATTEMPTS or any(at is not None and at > recent for at in failed)
-
-
 def _live(about_id: Any) -> ColumnElement[bool]:
     return exists().where(
         Job.kind == JobKind.CERTIFY, Job.about_id == about_id, Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING])
     )
 
 
-def _overtaken_reports(session: Session) -> list[uuid.UUID]:
-    """Newest editions of reports whose version a person has decided about since."""
+def _has_later_edition() -> ColumnElement[bool]:
     later = aliased(AuditReport)
-    newest = ~exists().where(later.supersedes_id == AuditReport.id)
-    query = (
-        select(AuditReport.id)
-        .join(ModelVersion, ModelVersion.id == AuditReport.version_id)
-        .where(
-            AuditReport.kind == "audit_report",
-            AuditReport.envelope_path.is_not(None),
-            newest,
-            ModelVersion.decided_at > AuditReport.created_at,
-            ~_live(AuditReport.id),
-        )
-    )
-    return list(session.scalars(query))
+    return exists().where(later.supersedes_id == AuditReport.id)
 
 
-def _uncertified_requests(session: Session) -> list[uuid.UUID]:
-    """Requests that were rejected, or completed with everything gone that must go, and not certified since."""
+def _is_settled() -> ColumnElement[bool]:
+    """Of a completed request: everything is gone that must go, and the newest reports tell of every decision."""
     has_erasure = Erasure.request_id == DeletionRequest.id
     report = aliased(AuditReport)
     superseded = exists().where(
@@ -141,16 +91,69 @@ def _uncertified_requests(session: Session) -> list[uuid.UUID]:
     samples_settled = or_(
         DeletionRequest.samples_erased_at.is_not(None), DeletionRequest.samples_kept.is_not(None), ~training_samples
     )
-    ended = or_(
-        DeletionRequest.rejected_at.is_not(None),
-        and_(
-            DeletionRequest.status == RequestStatus.COMPLETED,
-            samples_settled,
-            ~superseded,
-            ~retired_waits,
-            ~signals_wait,
-            ~overtaken,
-        ),
+    return and_(samples_settled, ~superseded, ~retired_waits, ~signals_wait, ~overtaken)
+
+
+# Built once, as in service.claims: they run every second, whether there is anything to do or not.
+# Newest editions of reports whose version a person has decided about since.
+_OVERTAKEN_REPORTS = (
+    select(AuditReport.id)
+    .join(ModelVersion, ModelVersion.id == AuditReport.version_id)
+    .where(
+        AuditReport.kind == "audit_report",
+        AuditReport.envelope_path.is_not(None),
+        ~_has_later_edition(),
+        ModelVersion.decided_at > AuditReport.created_at,
+        ~_live(AuditReport.id),
     )
-    query = select(DeletionRequest.id).where(IS_UNCERTIFIED, ended, ~_live(DeletionRequest.id))
-    return list(session.scalars(query.limit(MOST_A_ROUND)))
+)
+# Requests that were rejected, or completed with everything gone that must go, and not certified since.
+_UNCERTIFIED_REQUESTS = (
+    select(DeletionRequest.id)
+    .where(
+        IS_UNCERTIFIED,
+        or_(
+            DeletionRequest.rejected_at.is_not(None),
+            and_(DeletionRequest.status == RequestStatus.COMPLETED, _is_settled()),
+        ),
+        ~_live(DeletionRequest.id),
+    )
+    .limit(MOST_A_ROUND)
+)
+
+
+def plan_documents(database: Database, settings: Settings) -> int:
+    """Queue a certify job for every document that is due; returns how many. Each is one transaction of its own."""
+    planned = 0
+    with database.read() as session:
+        due = [("audit_report", each) for each in session.scalars(_OVERTAKEN_REPORTS)]
+        due += [("deletion_request", each) for each in session.scalars(_UNCERTIFIED_REQUESTS)]
+    for about, about_id in due:
+        try:
+            with database.write() as session:
+                planned += _queue(session, settings, about, about_id)
+            crash_point("certify.planned")
+        except IntegrityError:  # the partial unique index: there is a live one already
+            continue
+    return planned
+
+
+def _queue(session: Session, settings: Settings, about: str, about_id: uuid.UUID) -> bool:
+    if _failing(session, about_id):
+        return False
+    job = Job(kind=JobKind.CERTIFY, about=about, about_id=about_id, seed=new_seed(settings, "certify", str(about_id)))
+    session.add(job)
+    session.flush()
+    record_event(session, "job.planned", "job", job.id, ACTOR, kind="certify", about=about, about_id=str(about_id))
+    return True
+
+
+def _failing(session: Session, about_id: uuid.UUID) -> bool:
+    """After a failure a pause, and after three a person."""
+    failed = session.scalars(
+        select(Job.finished_at).where(
+            Job.kind == JobKind.CERTIFY, Job.about_id == about_id, Job.status == JobStatus.FAILED
+        )
+    ).all()
+    recent = current_time(session) - AFTER_A_FAILURE
+    return len(failed) >= MAX_ATTEMPTS or any(at is not None and at > recent for at in failed)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 import structlog
 from celery import Celery
-from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Integer, Select, and_, bindparam, exists, func, or_, select, update
 from sqlalchemy.orm import aliased
 
 from models.crashes import crash_point
@@ -25,6 +24,30 @@ MOST_CERTIFY = 50
 COMPUTING = (JobKind.REGISTER, JobKind.TRAIN, JobKind.UNLEARN, JobKind.AUDIT)
 
 log = structlog.get_logger(__name__)
+
+
+def _before(hints: int) -> str:
+    """The parameter for when the last of so many hints must have been sent."""
+    return f"before_{hints}"
+
+
+def _queued(*conditions: ColumnElement[bool]) -> Select[uuid.UUID]:
+    other = aliased(Job)
+    is_free = ~exists().where(other.model_id == Job.model_id, other.status == JobStatus.RUNNING)
+    return select(Job.id).where(Job.status == JobStatus.QUEUED, is_free, *conditions).order_by(Job.id)
+
+
+# Built once, as in service.claims: they run every second, whether there is anything to do or not.
+_DOUBLED = [and_(Job.hints <= hints, Job.hinted_at <= bindparam(_before(hints))) for hints in range(1, LAST_DOUBLING)]
+_IS_DUE = and_(
+    or_(Job.not_before.is_(None), Job.not_before <= bindparam("at")),
+    or_(Job.hinted_at.is_(None), *_DOUBLED, Job.hinted_at <= bindparam(_before(LAST_DOUBLING))),
+)
+_COMPUTING = _queued(Job.kind.in_(COMPUTING), _IS_DUE).limit(MOST_A_ROUND)
+_CERTIFY = _queued(Job.kind == JobKind.CERTIFY, _IS_DUE).limit(bindparam("free", type_=Integer))
+_ON_THEIR_WAY = select(func.count()).select_from(
+    _queued(Job.kind == JobKind.CERTIFY, ~_IS_DUE).limit(MOST_CERTIFY).subquery()
+)
 
 
 def wait_after(hints: int) -> timedelta:
@@ -55,29 +78,8 @@ def _due(database: Database) -> list[uuid.UUID]:
     """Jobs that compute first, in the order in which they were made; then some of the documents that are to be signed."""
     with database.read() as session:
         at = current_time(session)
-        computing = _queued(COMPUTING, _is_due(at)).limit(MOST_A_ROUND)
-        on_their_way = _queued([JobKind.CERTIFY], ~_is_due(at)).limit(MOST_CERTIFY).subquery()
-        free = max(0, MOST_CERTIFY - (session.scalar(select(func.count()).select_from(on_their_way)) or 0))
-        certify = _queued([JobKind.CERTIFY], _is_due(at)).limit(free)
-        return [*session.scalars(computing), *session.scalars(certify)][:MOST_A_ROUND]
-
-
-def _queued(kinds: Sequence[JobKind], condition: ColumnElement[bool]) -> Select[uuid.UUID]:
-    other = aliased(Job)
-    return (
-        select(Job.id)
-        .where(
-            Job.kind.in_(kinds),
-            Job.status == JobStatus.QUEUED,
-            ~exists().where(other.model_id == Job.model_id, other.status == JobStatus.RUNNING),
-            condition,
-        )
-        .order_by(Job.id)
-    )
-
-
-def _is_due(at: datetime) -> ColumnElement[bool]:
-    """Whether a job may run, and its last hint was sent long enough ago."""
-    doubled = [and_(Job.hints <= hints, Job.hinted_at <= at - wait_after(hints)) for hints in range(1, LAST_DOUBLING)]
-    waited = or_(*doubled, Job.hinted_at <= at - timedelta(seconds=LAST_SECONDS))
-    return and_(or_(Job.not_before.is_(None), Job.not_before <= at), or_(Job.hinted_at.is_(None), waited))
+        given = {"at": at} | {_before(hints): at - wait_after(hints) for hints in range(1, LAST_DOUBLING + 1)}
+        computing = session.scalars(_COMPUTING, given).all()
+        free = MOST_CERTIFY - (session.scalar(_ON_THEIR_WAY, given) or 0)
+        certify = session.scalars(_CERTIFY, given | {"free": free}).all() if free > 0 else []
+    return [*computing, *certify][:MOST_A_ROUND]

@@ -7,7 +7,7 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, and_, exists, func, select, update
+from sqlalchemy import ColumnElement, and_, bindparam, exists, func, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
@@ -41,6 +41,33 @@ AT_ONCE = 500  # erasures whose samples are read in one transaction
 GONE = {ModelStatus.RETIRED: "the model was retired", ModelStatus.FAILED: "the model's training failed"}
 
 
+def _served(model: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
+    return exists().where(
+        Job.model_id == model,
+        Job.kind == JobKind.UNLEARN,
+        Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING]),
+    )
+
+
+# Built once, as in service.claims: they run every second, whether there is anything to do or not.
+_IDLE_MODELS = select(Model).where(Model.status == ModelStatus.READY, ~_served(Model.id))
+_PLANNABLE = (
+    select(Erasure.id)
+    .join(Model)
+    .where(Erasure.model_id == bindparam("model"), batching.WAITING, ~_served(Erasure.model_id))
+)
+_FIRST_PLANNABLE = _PLANNABLE.limit(1)
+_ALL_PLANNABLE = _PLANNABLE.order_by(Erasure.id)
+_KEPT_BACK = and_(ModelVersion.status == VersionStatus.QUARANTINED, ModelVersion.verdict == "inconclusive")
+_KEEPING_BACK = select(Model.id, Model.policy).join(ModelVersion, ModelVersion.model_id == Model.id).where(_KEPT_BACK)
+_WAITING_FOR_GONE = (
+    select(Erasure.id, Model.status)
+    .join(Model)
+    .where(Model.status.in_(list(GONE)), Erasure.status.in_([ErasureStatus.OPEN, ErasureStatus.ON_HOLD]))
+    .order_by(Erasure.id)
+)
+
+
 def plan(database: Database, settings: Settings, *, gathering: bool = True) -> int:
     """Make the unlearn jobs that are due; returns how many. One transaction a model.
 
@@ -61,25 +88,21 @@ def plan(database: Database, settings: Settings, *, gathering: bool = True) -> i
 def _wanted(database: Database, gathering: bool) -> list[uuid.UUID]:
     """Models for which something waits. A look at each, which ends with the first erasure that does."""
     with database.read() as session:
-        idle = session.scalars(select(Model).where(Model.status == ModelStatus.READY, ~_served(Model.id))).all()
-        some = select(Erasure.id).join(Model).where(_plannable()).limit(1)
         return [
             model.id
-            for model in idle
+            for model in session.scalars(_IDLE_MODELS).all()
             if (gathering or batching.of_model(model).mode == "at_once")
-            and session.scalar(some.where(Erasure.model_id == model.id)) is not None
+            and session.scalar(_FIRST_PLANNABLE, {"model": model.id}) is not None
         ]
 
 
 def _end_waiting_for_a_batch(database: Database) -> None:
     """Erasures whose version was too small to tell about, and which are nearly due, get a job of their own: it retrains."""
-    kept_back = and_(ModelVersion.status == VersionStatus.QUARANTINED, ModelVersion.verdict == "inconclusive")
     with database.read() as session:
-        of_models = select(Model.id, Model.policy).join(ModelVersion, ModelVersion.model_id == Model.id)
-        policies = {model: policy for model, policy in session.execute(of_models.where(kept_back))}  # noqa: C416 - rows
+        policies = {model: policy for model, policy in session.execute(_KEEPING_BACK)}  # noqa: C416 - rows
         late = current_time(session) + BATCH_MARGIN
         nearly_due = {
-            model: _nearly_due(session, and_(Erasure.model_id == model, kept_back), late)
+            model: _nearly_due(session, and_(Erasure.model_id == model, _KEPT_BACK), late)
             for model, policy in policies.items()
             if policy.get("inconclusive") == "wait_for_batch"
         }
@@ -124,12 +147,7 @@ def _excuse_gone(database: Database) -> None:
     Where the training is retried, the new model is not taught what was asked to be forgotten.
     """
     with database.read() as session:
-        late = session.execute(
-            select(Erasure.id, Model.status)
-            .join(Model)
-            .where(Model.status.in_(list(GONE)), Erasure.status.in_([ErasureStatus.OPEN, ErasureStatus.ON_HOLD]))
-            .order_by(Erasure.id)
-        ).all()
+        late = session.execute(_WAITING_FOR_GONE).all()
     if not late:
         return
     with database.write() as session:
@@ -144,18 +162,6 @@ def _excuse_gone(database: Database) -> None:
                 finished_at=now(),
             ):
                 record_event(session, "erasure.not_applicable", "erasure", erasure, ACTOR, reason=model.value)
-
-
-def _plannable() -> ColumnElement[bool]:
-    return and_(batching.waiting(), ~_served(Erasure.model_id))
-
-
-def _served(model: InstrumentedAttribute[Any]) -> ColumnElement[bool]:
-    return exists().where(
-        Job.model_id == model,
-        Job.kind == JobKind.UNLEARN,
-        Job.status.in_([JobStatus.QUEUED, JobStatus.RUNNING]),
-    )
 
 
 def _plan_model(database: Database, settings: Settings, model_id: uuid.UUID) -> int:
@@ -210,8 +216,7 @@ def _is_due(session: Session, model: Model) -> bool:
 
 def open_erasures(session: Session, model: Model) -> list[uuid.UUID]:
     """Those that a new job of the model would serve; none while it has a live one."""
-    query = select(Erasure.id).join(Model).where(Erasure.model_id == model.id, _plannable()).order_by(Erasure.id)
-    return list(session.scalars(query))
+    return list(session.scalars(_ALL_PLANNABLE, {"model": model.id}))
 
 
 def unlearn_job(session: Session, settings: Settings, model: Model, retry_of: uuid.UUID | None = None) -> Job:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import cast
 
-from sqlalchemy import Row, Table, exists, insert, select
+from sqlalchemy import Table, bindparam, exists, insert, select
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.orm import Session
 
 from models.crashes import crash_point
 from models.evidence import GENESIS, seal
@@ -20,7 +19,23 @@ MOST_A_ROUND = 5000
 # back, and what is later still by a look at the whole log.
 RECENT = timedelta(seconds=15)
 LOOK_BACK = timedelta(minutes=10)
+
+# Built once, as in service.claims, and over columns: they run every second, for each event.
 _INSERT = insert(cast(Table, EventSeal.__table__)).inline()
+_LAST = (
+    select(EventSeal.position, EventSeal.hash, Event.at)
+    .join(Event, Event.id == EventSeal.event_id)
+    .order_by(EventSeal.position.desc())
+    .limit(1)  # without it PostgreSQL sends the whole log for its last row
+)
+_UNSEALED = (
+    select(*cast(Table, Event.__table__).columns)
+    .where(~exists().where(EventSeal.event_id == Event.id))
+    # By time, which has an index: in the order of ids, SQLite would walk through the whole log to what is recent.
+    .order_by(Event.at, Event.id)
+    .limit(AT_ONCE)
+)
+_RECENT_UNSEALED = _UNSEALED.where(Event.at >= bindparam("since"))
 
 
 def seal_events(database: Database, *, look_back: timedelta = LOOK_BACK, everything: bool = False) -> int:
@@ -39,16 +54,14 @@ def seal_events(database: Database, *, look_back: timedelta = LOOK_BACK, everyth
 
 def _seal_some(database: Database, look_back: timedelta | None) -> int:
     with database.read() as session:
-        last = _last(session)
-        unsealed = ~exists().where(EventSeal.event_id == Event.id)
-        # By time, which has an index: in the order of ids, SQLite would walk through the whole log to what is recent.
-        query = select(Event).where(unsealed).order_by(Event.at, Event.id).limit(AT_ONCE)
-        if last is not None and look_back is not None:
-            query = query.where(Event.at >= last.Event.at - look_back)
-        events = list(session.scalars(query))
+        last = session.execute(_LAST).one_or_none()
+        if last is None or look_back is None:
+            events = session.execute(_UNSEALED).all()
+        else:
+            events = session.execute(_RECENT_UNSEALED, {"since": last.at - look_back}).all()
     if not events:
         return 0
-    position, previous = (last.EventSeal.position, last.EventSeal.hash) if last is not None else (0, GENESIS)
+    position, previous = (last.position, last.hash) if last is not None else (0, GENESIS)
     seals = []
     for event in events:
         position += 1
@@ -70,12 +83,3 @@ def _seal_some(database: Database, look_back: timedelta | None) -> int:
     except IntegrityError:  # another dispatcher sealed at these positions
         return 0
     return len(seals)
-
-
-def _last(session: Session) -> Row[EventSeal, Event] | None:
-    return session.execute(
-        select(EventSeal, Event)
-        .join(Event, Event.id == EventSeal.event_id)
-        .order_by(EventSeal.position.desc())
-        .limit(1)  # without it PostgreSQL sends the whole log for its last row
-    ).one_or_none()

@@ -256,7 +256,7 @@ def _erasures(session: Session, requests: list[uuid.UUID]) -> dict[uuid.UUID, li
         .scalar_subquery()
     )
     query = (
-        select(Erasure, Model.name, ModelVersion.number, newest_report, batching.waiting())
+        select(Erasure, Model.name, ModelVersion.number, newest_report, batching.WAITING)
         .join(Model, Model.id == Erasure.model_id)
         .outerjoin(ModelVersion, ModelVersion.id == Erasure.version_id)
         .where(Erasure.request_id.in_(requests))
