@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -863,6 +864,18 @@ def test_a_full_disk_is_reported_and_nothing_half_written_stays(tmp_path):
     (tmp_path / ".pixels.u8.part").symlink_to("/dev/full")
     plan = agreed.RegisterPlan(agreed.Source("builtin", "digits"), agreed.Controls(share=0.5), seed=0)
     assert failure(plan, tmp_path).code == "disk_full"
+
+
+@pytest.mark.fault(11)
+def test_pixels_that_will_not_fit_are_refused_at_the_first_image(tmp_path, monkeypatch):
+    free = 8 * 8 * 1797 - 1  # digits in one channel, less a byte
+    monkeypatch.setattr("shutil.disk_usage", lambda folder: SimpleNamespace(free=free))
+    plan = agreed.RegisterPlan(agreed.Source("builtin", "digits"), agreed.Controls(share=0.5), seed=0)
+    error = failure(plan, tmp_path)
+    assert (error.code, error.detail) == (
+        "disk_full",
+        f"the pixels take {free + 1} bytes, and {free} are free: make room for 1 more",
+    )
 
 
 @pytest.mark.parametrize("code", ["plan_invalid", "data_error", "dataset_changed", "checkpoint_invalid", "diverged"])

@@ -197,8 +197,14 @@ class Rows:
         return plan
 
     def train_job(self, model: uuid.UUID) -> uuid.UUID:
+        return self._job(JobKind.TRAIN, model)
+
+    def audit_job(self, model: uuid.UUID) -> uuid.UUID:
+        return self._job(JobKind.AUDIT, model)
+
+    def _job(self, kind: JobKind, model: uuid.UUID) -> uuid.UUID:
         with self.database.write() as session:
-            job = Job(kind=JobKind.TRAIN, model_id=model, training_set_id=self.set_id, seed=1)
+            job = Job(kind=kind, model_id=model, training_set_id=self.set_id, seed=1)
             session.add(job)
         return job.id
 
@@ -394,13 +400,19 @@ def test_the_strength_is_the_one_rehearsed_at_the_nearest_size_by_ratio(size: in
 
 
 @pytest.mark.fault(11)
-def test_a_job_that_would_not_fit_on_the_disk_is_refused_before_it_starts(rows: Rows, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [JobKind.UNLEARN, JobKind.AUDIT])
+def test_a_job_that_would_not_fit_on_the_disk_is_refused_before_it_starts(
+    kind: JobKind, rows: Rows, tmp_path: Path
+) -> None:
     model = rows.model("one")
     rows.request(model, 1)
     with rows.database.write() as session:
         session.execute(update(ModelVersion).values(size=artifacts.free_bytes(rows.settings.data_dir)))
     with pytest.raises(CannotPlan, match="more are needed") as refused:
-        rows.unlearn(model, tmp_path)
+        if kind is JobKind.UNLEARN:
+            rows.unlearn(model, tmp_path)
+        else:
+            rows.planned(rows.audit_job(model), tmp_path)
     assert refused.value.code == "disk_full"
 
 
@@ -498,10 +510,7 @@ def test_a_re_audit_looks_at_what_is_not_erased_yet_and_keeps_what_nobody_asked_
     version = rows.version(model, 2, VersionStatus.RELEASED, verdict="pass")
     rows.request(model, 0, status=ErasureStatus.DONE, version=version)
     rows.request(model, 1, status=ErasureStatus.ON_HOLD)
-    with rows.database.write() as session:
-        job = Job(kind=JobKind.AUDIT, model_id=model, training_set_id=rows.set_id, seed=1)
-        session.add(job)
-    plan = rows.planned(job.id, tmp_path)
+    plan = rows.planned(rows.audit_job(model), tmp_path)
     assert isinstance(plan, AuditPlan)
     assert (plan.forget, plan.requests, plan.retain) == ([1], [[1]], [2, 3, 4, 5, 6, 7, 8, 9, 10, 11])
     assert plan.base.sha256 == "2" * 64

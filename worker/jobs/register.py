@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -82,6 +83,8 @@ def _read(source: Source, outputs: Outputs, report: Reporter) -> Read:
     shape = (0, 0, 0)
     with outputs.open(PIXELS) as file:
         for done, (pixels, file_digest) in enumerate(source.rows, start=1):
+            if done == 1:
+                _need_space(outputs, len(source.keys) * pixels.nbytes)
             file.write(pixels.tobytes())
             digests.append(images.row_digest(pixels))
             file_digests.append(file_digest)
@@ -89,6 +92,15 @@ def _read(source: Source, outputs: Outputs, report: Reporter) -> Read:
             shape = (pixels.shape[0], pixels.shape[1], pixels.shape[2])
             report.step(done, len(source.keys), "image")
     return Read(digests, file_digests, np.stack(thumbnails), shape)
+
+
+def _need_space(outputs: Outputs, wanted: int) -> None:
+    """Better refused at the first image than failed at the last."""
+    free = shutil.disk_usage(outputs.folder).free
+    if free < wanted:
+        raise Failed(
+            "disk_full", f"the pixels take {wanted} bytes, and {free} are free: make room for {wanted - free} more"
+        )
 
 
 def _rows(source: Source, read: Read) -> Iterator[dict[str, Any]]:
