@@ -75,11 +75,11 @@ class Store:
     known: list[uuid.UUID]
 
 
-def fill(database: Database, settings: Settings, stored: int) -> Store:
+def fill(database: Database, settings: Settings, stored: int, sets: int = SETS) -> Store:
     """Sets, samples, models, keys and ``stored`` requests, with a log that verifies."""
     pepper = load_or_create(settings.secrets, API_KEY_PEPPER)
     with database.write() as session:
-        owners = [_owner(session, pepper, place) for place in range(SETS)]
+        owners = [_owner(session, pepper, place) for place in range(sets)]
         keys = [create_key(session, pepper, role) for role in (Role.OPERATOR, Role.COMPLIANCE)]
     for owner in owners:
         with database.write() as session:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "faults.md"
-GPU = "benchmarks/gpu_faults.py"
+GPU, BROKER = "benchmarks/gpu_faults.py", "benchmarks/broker.py"
 
 # Number -> the fault, what must be seen.
 ROWS = {
@@ -42,7 +42,7 @@ ROWS = {
     ),
     7: (
         "broker down, hung, flushed or full",
-        "requests are answered as always, for nothing of a request waits for the broker; everything runs once it is back, "
+        "requests are answered as always, within 250 ms, for nothing of one waits for the broker; everything runs once it is back, "
         "and what was flushed after at most 60 s, doubling to 10 min",
     ),
     8: ("a message delivered twice", "the second claim is refused"),
@@ -77,14 +77,15 @@ ROWS = {
     24: ("a migration killed half-way", "the old schema with every row, on both databases; it runs when started again"),
     25: ("two dispatchers at once", "no effect twice"),
 }
-ON_A_GPU = (3, 4, 5, 6, 23)  # rows that the script shows too, where there is a GPU
+MEASURED = dict.fromkeys((3, 4, 5, 6, 23), GPU) | {7: BROKER}  # rows that a script shows too
 
 HEAD = """# Faults and what is seen of them
 
 Each row is shown by the tests beside it, on SQLite with messages in a folder and on PostgreSQL with Redis where they differ.
 After a fault one oracle (`tests/oracle`) looks at rows, files and the log: every accepted request exists; each has ended or
 has a live job; versions are as many as finished jobs; every file has its hash; the log verifies; nothing is left over.
-What only a GPU can show is measured by `python -m benchmarks.gpu_faults` on a machine that has one.
+What only a GPU can show is measured by `python -m benchmarks.gpu_faults` on a machine that has one, and how long answers take
+without a broker by `python -m benchmarks.broker`.
 
 This page is written by `python -m tests.faults.matrix.table` from the marks of the tests, and a test compares it with them.
 
@@ -135,8 +136,8 @@ def page() -> str:
         shown = [
             f"`{file}`: {', '.join(name.removeprefix('test_') for name in names)}" for file, names in by_file.items()
         ]
-        if number in ON_A_GPU:
-            shown.append(f"`{GPU}`")
+        if number in MEASURED:
+            shown.append(f"`{MEASURED[number]}`")
         lines.append(f"| {number} | {fault} | {seen} | {'<br>'.join(shown)} |\n")
     return HEAD + "".join(lines)
 
