@@ -68,7 +68,12 @@ def main() -> None:
     command = "python -m benchmarks.load " + " ".join(sys.argv[1:])
     document: dict[str, Any] = {
         "command": command.strip(),
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "python": platform.python_version()},
+        "machine": {
+            "processor": processor(),
+            "cores": os.cpu_count(),
+            "python": platform.python_version(),
+            "additions_seconds": additions(),
+        },
         "began": {"load_average": os.getloadavg()},
         "stored": options.stored,
         "seconds": options.seconds,
@@ -89,6 +94,17 @@ def main() -> None:
     (options.results / "load.md").write_text(load_report.table(document))
     load_report.plot(document, options.results / "load.png")
     print(load_report.table(document))
+
+
+def additions() -> float:
+    """Seconds in which this interpreter adds ten million numbers: machines of one name differ threefold by the day."""
+    taken = []
+    for _ in range(3):
+        started, total = time.perf_counter(), 0
+        for number in range(10_000_000):
+            total += number
+        taken.append(time.perf_counter() - started)
+    return round(min(taken), 2)
 
 
 def measure(name: str, settings: Settings, options: argparse.Namespace) -> dict[str, Any]:

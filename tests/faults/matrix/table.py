@@ -42,8 +42,8 @@ ROWS = {
     ),
     7: (
         "broker down, hung, flushed or full",
-        "requests are answered as always, within 250 ms, for nothing of one waits for the broker; everything runs once it is back, "
-        "and what was flushed after at most 60 s, doubling to 10 min",
+        "requests are answered as always, within 250 ms, for nothing of one waits for the broker; everything runs once it "
+        "is back, and what was flushed after at most 60 s, doubling to 10 min",
     ),
     8: ("a message delivered twice", "the second claim is refused"),
     9: ("worker paused beyond its lease", "it is fenced: its child is stopped and nothing of it is written"),
