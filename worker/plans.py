@@ -170,7 +170,7 @@ def _audit(session: Session, settings: Settings, job: Job, folder: Path) -> plan
     samples = live_samples(session, settings, model)
     policy = Policy.model_validate(model.policy)
     base, training = served(session, model)
-    need_space(settings, 3 * base.size)
+    need_space(settings, 3 * base.size)  # as before any job of the model: on a disk so full no report is certain either
     unfinished = list(
         session.scalars(select(Erasure.id).where(Erasure.model_id == model.id, Erasure.status.in_(holdings.UNFINISHED)))
     )

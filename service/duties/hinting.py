@@ -27,7 +27,7 @@ log = structlog.get_logger(__name__)
 
 
 def _before(hints: int) -> str:
-    """The parameter for when the last of so many hints must have been sent."""
+    """The parameter for the time by which the last of so many hints must have been sent."""
     return f"before_{hints}"
 
 
@@ -38,14 +38,15 @@ def _queued(*conditions: ColumnElement[bool]) -> Select[uuid.UUID]:
 
 
 # Built once, as in service.claims: they run every second, whether there is anything to do or not.
+# A job is due when it may run, and its last hint was sent long enough ago.
 _DOUBLED = [and_(Job.hints <= hints, Job.hinted_at <= bindparam(_before(hints))) for hints in range(1, LAST_DOUBLING)]
 _IS_DUE = and_(
     or_(Job.not_before.is_(None), Job.not_before <= bindparam("at")),
     or_(Job.hinted_at.is_(None), *_DOUBLED, Job.hinted_at <= bindparam(_before(LAST_DOUBLING))),
 )
-_COMPUTING = _queued(Job.kind.in_(COMPUTING), _IS_DUE).limit(MOST_A_ROUND)
-_CERTIFY = _queued(Job.kind == JobKind.CERTIFY, _IS_DUE).limit(bindparam("free", type_=Integer))
-_ON_THEIR_WAY = select(func.count()).select_from(
+_DUE_COMPUTING = _queued(Job.kind.in_(COMPUTING), _IS_DUE).limit(MOST_A_ROUND)
+_DUE_DOCUMENTS = _queued(Job.kind == JobKind.CERTIFY, _IS_DUE).limit(bindparam("free", type_=Integer))
+_DOCUMENTS_ON_THEIR_WAY = select(func.count()).select_from(
     _queued(Job.kind == JobKind.CERTIFY, ~_IS_DUE).limit(MOST_CERTIFY).subquery()
 )
 
@@ -79,7 +80,7 @@ def _due(database: Database) -> list[uuid.UUID]:
     with database.read() as session:
         at = current_time(session)
         given = {"at": at} | {_before(hints): at - wait_after(hints) for hints in range(1, LAST_DOUBLING + 1)}
-        computing = session.scalars(_COMPUTING, given).all()
-        free = MOST_CERTIFY - (session.scalar(_ON_THEIR_WAY, given) or 0)
-        certify = session.scalars(_CERTIFY, given | {"free": free}).all() if free > 0 else []
+        computing = session.scalars(_DUE_COMPUTING, given).all()
+        free = MOST_CERTIFY - (session.scalar(_DOCUMENTS_ON_THEIR_WAY, given) or 0)
+        certify = session.scalars(_DUE_DOCUMENTS, given | {"free": free}).all() if free > 0 else []
     return [*computing, *certify][:MOST_A_ROUND]

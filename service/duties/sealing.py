@@ -20,7 +20,7 @@ MOST_A_ROUND = 5000
 RECENT = timedelta(seconds=15)
 LOOK_BACK = timedelta(minutes=10)
 
-# Built once, as in service.claims, and over columns: they run every second, for each event.
+# Built once, as in service.claims: they run every second. Over columns: an object for each event costs more than its seal.
 _INSERT = insert(cast(Table, EventSeal.__table__)).inline()
 _LAST = (
     select(EventSeal.position, EventSeal.hash, Event.at)

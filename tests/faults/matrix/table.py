@@ -42,8 +42,8 @@ ROWS = {
     ),
     7: (
         "broker down, hung, flushed or full",
-        "requests are answered as always, within 250 ms, for nothing of one waits for the broker; everything runs once it "
-        "is back, and what was flushed after at most 60 s, doubling to 10 min",
+        "requests are answered as fast as with it (one after another within 250 ms), for nothing of one waits for the broker; "
+        "everything runs once it is back, and what was flushed after at most 60 s, doubling to 10 min",
     ),
     8: ("a message delivered twice", "the second claim is refused"),
     9: ("worker paused beyond its lease", "it is fenced: its child is stopped and nothing of it is written"),
@@ -53,8 +53,8 @@ ROWS = {
     ),
     11: (
         "disk full, of files or of the database",
-        "failed(`disk_full`), before the job starts where that can be foreseen (three times the checkpoint must be free), "
-        "or 503; it recovers",
+        "failed(`disk_full`), before the job starts where that can be foreseen (three times the checkpoint, or to train three "
+        "times the set, must be free), a registration at its first image; or 503. It recovers",
     ),
     12: ("checkpoint flipped, cut short, of another network, with NaN, or a pickle", "refused before use"),
     13: ("a row of a report or of the log edited", "named by the verification"),

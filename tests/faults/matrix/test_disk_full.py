@@ -57,9 +57,10 @@ def failed_for_space(database: Database, settings: Settings, job: uuid.UUID) -> 
 def test_a_disk_that_the_real_pipeline_fills_fails_the_job_and_the_next_one_runs(
     database: Database, settings: Settings, small_disk: SmallDisk, job: uuid.UUID
 ) -> None:
-    small_disk.fill(but=64 * 1024)  # digits take 115 KiB of pixels alone
+    small_disk.fill(but=160 * 1024)  # 112 KiB of pixels and 7 of labels fit, and 56 of digests do not
     tasks.run_job(database, settings.model_copy(update={"device": "cpu"}), job, "here")
     failed_for_space(database, settings, job)
+    assert "no space was left" in look(database, job).error["detail"]  # it had begun
     small_disk.empty()
     later = another(database)
     tasks.run_job(database, replaying(settings, "ok"), later, "here")
