@@ -115,8 +115,7 @@ def measure(settings: Settings, broker: Broker, options: argparse.Namespace) -> 
     store = fill(database, settings, options.stored, sets=1)
     found: dict[str, Any] = {"milliseconds": {state: [] for state in STATES}, "failed": 0}
     with ApiAlone(settings, 1, settings.data_dir) as service:
-        client = httpx.Client(base_url=service.urls[0], timeout=30, trust_env=False)
-        with client:
+        with httpx.Client(base_url=service.urls[0], timeout=30, trust_env=False) as client:
             send(client, store, 30)  # connections, caches and compiled statements
             for turn in range(TURNS):
                 for state, (enter, leave) in STATES.items():

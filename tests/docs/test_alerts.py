@@ -75,6 +75,13 @@ def answers(failed: str) -> Series:
     return good | one(name, failed, method="POST", route=route, status="503")
 
 
+def given_back(alert: str, reason: str, *, other: str) -> Case:
+    """Fires for one job that was given back for this reason, and for no number of them that were for the other."""
+    name = "amun_jobs_requeued_total"
+    fires, quiet = told(name, "0x4 1x30", reason=reason), told(name, "0+1x30", reason=other)
+    return Case(alert, fires, quiet, 4, 5, OF_ALL | {"reason": reason})
+
+
 CASES = [
     Case("AmunDown", one("up", "1 1 0x30"), told("up", "1x30"), 3, 4, OF_ONE),
     Case("AmunDown", {}, told("up", "1x30"), 1, 2),  # nothing is scraped at all
@@ -135,30 +142,9 @@ CASES = [
         5,
         OF_ALL | {"kind": "unlearn", "status": "failed"},
     ),
-    Case(
-        "AmunWorkerLost",
-        told("amun_jobs_requeued_total", "0x4 1x30", reason="lease_expired"),
-        told("amun_jobs_requeued_total", "0+1x30", reason="shutdown"),
-        4,
-        5,
-        OF_ALL | {"reason": "lease_expired"},
-    ),
-    Case(
-        "AmunWorkerLost",
-        told("amun_jobs_requeued_total", "0x4 1x30", reason="worker_lost"),
-        told("amun_jobs_requeued_total", "0+1x30", reason="internal"),
-        4,
-        5,
-        OF_ALL | {"reason": "worker_lost"},
-    ),
-    Case(
-        "AmunNoGpu",
-        told("amun_jobs_requeued_total", "0x4 1x30", reason="no_gpu"),
-        told("amun_jobs_requeued_total", "0+1x30", reason="shutdown"),
-        4,
-        5,
-        OF_ALL | {"reason": "no_gpu"},
-    ),
+    given_back("AmunWorkerLost", "lease_expired", other="shutdown"),
+    given_back("AmunWorkerLost", "worker_lost", other="internal"),
+    given_back("AmunNoGpu", "no_gpu", other="shutdown"),
     Case(
         "AmunVersionQuarantined",
         told("amun_model_versions", "1x30", status="quarantined"),
