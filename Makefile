@@ -17,15 +17,16 @@ help: ## show this
 
 $(STAMP): requirements.txt pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile -r requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(BIN)/python -m compileall -q -j 0 $(VENV)/lib # pip would do it on one core, for as long as the rest of it takes
 	touch $@
 
 demo: $(STAMP) ## the main job on real images, from nothing to the report (embedded: SQLite, no Redis)
 	$(BIN)/amun demo
 
-test: $(STAMP) ## every test, two more at a time than there are cores, for many do nothing but wait
-	$(BIN)/python -m pytest -n $$(( $$(nproc) + 2 )) --dist worksteal
+test: $(STAMP) ## every test, three more at a time than there are cores, for many do nothing but wait
+	$(BIN)/python -m pytest -n $$(( $$(nproc) + 3 )) --dist worksteal
 
 lint: $(STAMP) ## ruff, bandit, mypy, import contracts
 	$(BIN)/ruff check .

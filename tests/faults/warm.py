@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import tempfile
 from pathlib import Path
 
@@ -15,6 +16,20 @@ from service import schema
 from service.app import create_app
 from worker import report
 
+# Imported where they are first needed, else: by each of the hundreds of processes anew.
+LATE = (
+    "celery.app.amqp",
+    "celery.backends.base",
+    "celery.events.receiver",
+    "kombu.simple",
+    "kombu.transport.redis",
+    "opentelemetry.sdk.metrics",
+    "psycopg",
+    "worker.report.plots",
+)
+
+for name in LATE:
+    importlib.import_module(name)
 configure_logging()
 with tempfile.TemporaryDirectory() as folder:
     settings = Settings(data_dir=Path(folder))

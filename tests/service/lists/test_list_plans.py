@@ -136,53 +136,52 @@ def _postgres_faults(node: dict[str, Any]) -> Iterator[str]:
         yield from _postgres_faults(below)
 
 
-def test_no_list_of_requests_reads_or_sorts_all_of_them(
-    client: TestClient, world: Any, full: str, monkeypatch: pytest.MonkeyPatch
+def test_no_list_reads_or_sorts_all_rows(
+    client: TestClient, world: Any, operator: dict[str, str], full: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    keys = {role: world.key(role, "shop" if role is Role.APPLICATION else None) for role in SEEING}
+    assert _wrong_of_operators(client, operator, full) == {}
+    assert _wrong_of_searches(client, keys) == {}
     # To look up two hundred of six thousand one by one does cost more than reading all: of 100,000 it does not.
     monkeypatch.setattr("service.lists.paging.FIRST_LOOK", 30)
-    keys = {role: world.key(role, "shop" if role is Role.APPLICATION else None) for role in SEEING}
-    database: Database = client.app.state.database  # type: ignore[attr-defined]
+    assert _wrong_of_requests(client, keys) == {}
+
+
+def _wrong_of_requests(client: TestClient, keys: dict[Role, dict[str, str]]) -> dict[str, list[str]]:
     found = {}
     for (role, headers), query in product(keys.items(), REQUESTS):
         url, params = "/v1/deletion-requests", {"limit": 20, **query}
-        with reads(database) as sent:
+        with reads(client.app.state.database) as sent:  # type: ignore[attr-defined]
             first = client.get(url, params=params, headers=headers)
             assert first.status_code == 200, first.text
             if first.json()["next_cursor"] is not None:
                 params["cursor"] = first.json()["next_cursor"]
                 assert client.get(url, params=params, headers=headers).status_code == 200
-        wrong = [fault for statement in sent for fault in faults(database, *statement)]
-        if wrong:
-            found[f"{role} {query}"] = wrong
-    assert found == {}
+        found[f"{role} {query}"] = _faults_of(client, sent)
+    return {name: wrong for name, wrong in found.items() if wrong}
 
 
-def test_no_search_reads_or_sorts_all_requests(client: TestClient, world: Any, full: str) -> None:
-    database: Database = client.app.state.database  # type: ignore[attr-defined]
+def _wrong_of_searches(client: TestClient, keys: dict[Role, dict[str, str]]) -> dict[str, list[str]]:
     found = {}
-    for role in SEEING:
-        headers = world.key(role, "shop" if role is Role.APPLICATION else None)
-        for searched in SEARCHES:
-            with reads(database) as sent:
-                assert client.post("/v1/deletion-requests/search", json=searched, headers=headers).status_code == 200
-            wrong = [fault for statement in sent for fault in faults(database, *statement)]
-            if wrong:
-                found[f"{role} {searched}"] = wrong
-    assert found == {}
+    for (role, headers), searched in product(keys.items(), SEARCHES):
+        with reads(client.app.state.database) as sent:  # type: ignore[attr-defined]
+            assert client.post("/v1/deletion-requests/search", json=searched, headers=headers).status_code == 200
+        found[f"{role} {searched}"] = _faults_of(client, sent)
+    return {name: wrong for name, wrong in found.items() if wrong}
 
 
-def test_no_list_of_an_operator_reads_or_sorts_all_rows(
-    client: TestClient, operator: dict[str, str], full: str
-) -> None:
-    database: Database = client.app.state.database  # type: ignore[attr-defined]
+def _wrong_of_operators(client: TestClient, headers: dict[str, str], job: str) -> dict[str, list[str]]:
     found = {}
     for path, query in OPERATORS:
-        params = {"limit": 20, **{name: value.format(job=full) for name, value in query.items()}}
-        with reads(database) as sent:
-            answer = client.get(path.format(job=full), params=params, headers=operator)
+        params = {"limit": 20, **{name: value.format(job=job) for name, value in query.items()}}
+        with reads(client.app.state.database) as sent:  # type: ignore[attr-defined]
+            answer = client.get(path.format(job=job), params=params, headers=headers)
             assert answer.status_code == 200, answer.text
-        wrong = [fault for statement in sent for fault in faults(database, *statement)]
-        if wrong:
-            found[f"{path} {query}"] = wrong
-    assert found == {}
+        found[f"{path} {query}"] = _faults_of(client, sent)
+    return {name: wrong for name, wrong in found.items() if wrong}
+
+
+def _faults_of(client: TestClient, sent: list[tuple[str, Any]]) -> list[str]:
+    assert sent, "no statement was seen"
+    database: Database = client.app.state.database  # type: ignore[attr-defined]
+    return [fault for statement in sent for fault in faults(database, *statement)]
