@@ -6,8 +6,8 @@ import gc
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
-from anyio import CapacityLimiter
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from prometheus_client import CollectorRegistry
@@ -20,7 +20,9 @@ from models.session import Database
 from models.settings import Settings, get_settings
 from service import errors, openapi, schema, stopping
 from service.body import BodyLimitMiddleware
+from service.deps import writing
 from service.following import Streams
+from service.group_commit import GroupCommit
 from service.limiting import RateLimits
 from service.monitoring.answers import Answers, AnswersMiddleware
 from service.monitoring.ended import Ended
@@ -43,7 +45,7 @@ from service.routers import (
     uploads,
     webhooks,
 )
-from service.security import LOOK_UPS, KeyFirstMiddleware
+from service.security import KeyFirstMiddleware, LookUps
 from service.webhooks.targets import Targets
 
 ROUTERS = (
@@ -113,10 +115,10 @@ def create_app(settings: Settings | None = None, *, dispatch: bool = True) -> Fa
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     settings: Settings = app.state.settings
     app.state.stopping = threading.Event()
-    app.state.authenticating = CapacityLimiter(LOOK_UPS)
     app.state.streams = Streams(settings.stream_limit, app.state.stopping.is_set)
     await run_in_threadpool(_open, app, settings)
-    app.state.submitting = CapacityLimiter(deletion_requests.submitting(app.state.database))
+    app.state.look_ups = LookUps(app.state.database, app.state.pepper, app.state.limits)
+    app.state.submissions = GroupCommit(partial(writing, app.state.database))
     if gc.get_freeze_count() == 0:
         # What is loaded stays: to walk through it again and again held every answer up for a tenth of a second.
         gc.collect()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
-import uuid
 from collections import Counter
 from dataclasses import dataclass
 from typing import Any
@@ -27,9 +26,9 @@ from models.records import (
     event_row,
 )
 from service import storing
-from service.asking import Asked, examine, understand
+from service.asking import examine, understand
 from service.due import PERIODS
-from service.errors import Conflict, Unprocessable
+from service.errors import Conflict, Problem, Unprocessable
 from service.schemas.deletion_requests import NewDeletionRequest
 from service.schemas.selectors import Outcome
 from service.security import Principal
@@ -53,47 +52,31 @@ class Accepted:
     replayed: bool = False
 
 
-@dataclass(frozen=True)
-class Understood:
-    """A new request's body, looked up."""
-
-    asked: Asked
-    approvals: dict[uuid.UUID, list[str]]  # reasons, by model
-    fingerprint: bytes
-
-
-def look_up(
+def accept(
     session: Session,
     pepper: bytes,
     suppression_key: bytes,
     principal: Principal,
     body: NewDeletionRequest,
     idempotency_key: str | None,
-) -> Accepted | Understood:
-    """What the body asks for, or the request that was accepted under the same key. Writes nothing.
+) -> Accepted:
+    """Store the request, unless one came under the same key before: then that one is the answer.
 
-    Raises NotFound, Conflict or Unprocessable.
+    Raises NotFound, Conflict or Unprocessable, and has written nothing then.
     """
     fingerprint = _fingerprint(pepper, body)
-    earlier = _earlier(session, principal, idempotency_key, fingerprint)
-    if earlier is not None:
+    try:
+        asked = understand(session.connection(), suppression_key, principal, body)
+        approvals = examine(session.connection(), body, asked)
+    except Problem:
+        # What was accepted once stays so, whatever has become of the set and its samples since.
+        earlier = _earlier(session, principal, idempotency_key, fingerprint)
+        if earlier is None:
+            raise
         return _accepted_before(session, earlier)
-    asked = understand(session.connection(), suppression_key, principal, body)
-    return Understood(asked, examine(session.connection(), body, asked), fingerprint)
-
-
-def accept(
-    session: Session,
-    principal: Principal,
-    body: NewDeletionRequest,
-    idempotency_key: str | None,
-    understood: Understood,
-) -> Accepted:
-    """Store the request, unless one came under the same key since it was looked for. Raises Conflict, Unprocessable."""
-    asked, fingerprint = understood.asked, understood.fingerprint
     models, resolution = asked.models, asked.resolution
     outcomes = counted(resolution)
-    approval_required = any(understood.approvals.values())
+    approval_required = any(approvals.values())
     request = DeletionRequest(
         id=new_id(),
         application_id=principal.application_id,

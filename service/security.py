@@ -9,10 +9,8 @@ import secrets
 import uuid
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
 from typing import Annotated
 
-from anyio import to_thread
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 from sqlalchemy import Connection, bindparam, select
@@ -22,14 +20,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from models.base import now
 from models.records import ApiKey, Application, Role, record_event
 from models.session import Database
-from service.errors import Forbidden, Unauthenticated
+from service.errors import Forbidden, Problem, Unauthenticated
 from service.limiting import RateLimits
 from service.query import refuse_unknown_parameters
+from service.together import Ended, Together
 
 KEY = re.compile(r"unl_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 ID_BYTES = 6
 SECRET_BYTES = 32
-LOOK_UPS = 4  # of keys at a time
+LOOK_UPS = 16  # of keys at a time
 
 # Built once, as in service.claims.
 _KEY = select(ApiKey.role, ApiKey.application_id, ApiKey.secret_hmac, ApiKey.revoked_at, ApiKey.expires_at).where(
@@ -210,6 +209,39 @@ class KeyFirstMiddleware:
         await self.app(scope, after_the_key, send)
 
 
+class LookUps:
+    """The keys of requests, looked up a few at a time, each after its request has come."""
+
+    def __init__(self, database: Database, pepper: bytes, limits: RateLimits) -> None:
+        self._database, self._pepper, self._limits = database, pepper, limits
+        self._together: Together[tuple[str, str | None], Principal] = Together(self._look, LOOK_UPS)
+
+    async def principal(self, token: str, host: str | None) -> Principal:
+        """Whose key it is, which a client at ``host`` shows. Raises Unauthenticated or TooManyRequests."""
+        return await self._together.done((token, host))
+
+    def _look(self, shown: list[tuple[str, str | None]]) -> list[Ended]:
+        # Outside the handlers' transactions: a wrong key must not queue for the write lock, nor hold a read lock under it.
+        found: dict[str, Principal | None] = {}
+        with self._database.look() as connection:
+            for token in {token for token, _ in shown}:
+                try:
+                    found[token] = authenticate(connection, self._pepper, token)
+                except Unauthenticated:
+                    found[token] = None
+        return [self._counted(found[token], host) for token, host in shown]
+
+    def _counted(self, principal: Principal | None, host: str | None) -> Ended:
+        try:
+            if principal is None:
+                self._limits.count_wrong_key(host)
+                raise Unauthenticated
+            self._limits.count_request(principal.key_id)
+        except Problem as problem:
+            return Ended(error=problem)
+        return Ended(principal)
+
+
 async def _principal(
     request: Request, credentials: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
 ) -> Principal:
@@ -219,25 +251,11 @@ async def _principal(
         return known
     if credentials is None:
         raise Unauthenticated
-    look_up = partial(_looked_up, request, credentials.credentials)
-    # Threads of their own, few: handlers keep the rest, and their connections.
-    found = await to_thread.run_sync(look_up, limiter=request.app.state.authenticating)
+    look_ups: LookUps = request.app.state.look_ups
+    host = request.client.host if request.client is not None else None
+    found = await look_ups.principal(credentials.credentials, host)
     request.state.principal = found
     return found
-
-
-def _looked_up(request: Request, token: str) -> Principal:
-    # Outside the handler's transaction: a wrong key must not queue for the write lock, nor hold a read lock under it.
-    database: Database = request.app.state.database
-    limits: RateLimits = request.app.state.limits
-    try:
-        with database.look() as connection:
-            principal = authenticate(connection, request.app.state.pepper, token)
-    except Unauthenticated:
-        limits.count_wrong_key(request.client.host if request.client is not None else None)
-        raise
-    limits.count_request(principal.key_id)
-    return principal
 
 
 Authenticated = Annotated[Principal, Depends(_principal)]

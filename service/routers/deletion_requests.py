@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import uuid
 from collections import defaultdict
-from collections.abc import Callable
 from functools import partial
 from typing import Annotated, Any
 
-from anyio import to_thread
 from fastapi import APIRouter, Depends, Header, Query, Request, Response, status
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -23,12 +21,12 @@ from models.records import (
     ModelVersion,
     RequestStatus,
 )
-from models.session import Database
-from service.deps import CurrentDatabase, Pepper, ReadSession, SuppressionKey, writing
+from service.deps import Pepper, ReadSession, SuppressionKey
 from service.due import days_left, is_due_soon, is_overdue
 from service.duties import batching
 from service.errors import Conflict, NotFound, Unprocessable, responses
-from service.intake import Accepted, Understood, accept, look_up, status_at_receipt
+from service.group_commit import GroupCommit
+from service.intake import Accepted, accept, status_at_receipt
 from service.lists.listing import Sort, Wanted, listed
 from service.lists.paging import Page, Paged
 from service.lists.searching import search
@@ -92,15 +90,20 @@ async def submit(
     body: NewDeletionRequest,
     pepper: Pepper,
     suppression_key: SuppressionKey,
-    database: CurrentDatabase,
     response: Response,
     idempotency_key: IdempotencyKey = None,
 ) -> RequestReceipt:
     """Ask for samples to be forgotten. Answered once the request is stored; the work follows."""
-    look = partial(look_up, pepper=pepper, suppression_key=suppression_key)
-    work = partial(_submitted, database, look, principal=principal, body=body, idempotency_key=idempotency_key)
-    # One thread from the first look to the commit: a session as a dependency would change it twice more.
-    receipt, replayed = await to_thread.run_sync(work, limiter=request.app.state.submitting)
+    work = partial(
+        _submitted,
+        pepper=pepper,
+        suppression_key=suppression_key,
+        principal=principal,
+        body=body,
+        idempotency_key=idempotency_key,
+    )
+    submissions: GroupCommit = request.app.state.submissions
+    receipt, replayed = await submissions.stored(work)
     response.headers["Location"] = receipt.links["self"]
     response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     if replayed:
@@ -108,30 +111,9 @@ async def submit(
     return receipt
 
 
-def submitting(database: Database) -> int:
-    """How many requests are stored at a time: more threads only wait, for the interpreter's lock or for the one writer."""
-    return 1 if database.one_writer else 2
-
-
-def _submitted(
-    database: Database, look: Callable[..., Accepted | Understood], **asked: Any
-) -> tuple[RequestReceipt, bool]:
-    accepted = _stored(database, look, **asked)
+def _submitted(session: Session, **asked: Any) -> tuple[RequestReceipt, bool]:
+    accepted = accept(session, **asked)
     return _receipt(accepted), accepted.replayed
-
-
-def _stored(database: Database, look: Callable[..., Accepted | Understood], **asked: Any) -> Accepted:
-    if not database.one_writer:
-        with writing(database) as session:
-            found = look(session, **asked)
-            return found if isinstance(found, Accepted) else accept(session, **asked, understood=found)
-    # Where one writes at a time, the others look things up meanwhile.
-    with database.read() as session:
-        found = look(session, **asked)
-    if isinstance(found, Accepted):
-        return found
-    with writing(database) as session:
-        return accept(session, **asked, understood=found)
 
 
 @router.get("", responses=responses(Unprocessable))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
@@ -17,7 +18,9 @@ from models.base import now
 from models.records import ApiKey, Role
 from models.settings import Settings
 from service.app import create_app
-from service.security import Requires, create_key
+from service.errors import Unauthenticated
+from service.limiting import RateLimits
+from service.security import LookUps, Requires, create_key, revoke_key
 
 ANY = frozenset(Role)
 OPERATOR, APPLICATION, COMPLIANCE = Role.OPERATOR, Role.APPLICATION, Role.COMPLIANCE
@@ -209,3 +212,39 @@ def test_exactly_application_keys_name_an_application(world: Any, role: Role, ap
 def test_health_needs_no_key(client: TestClient) -> None:
     assert client.get("/healthz").json() == {"status": "ok"}
     assert client.get("/readyz").json() == {"status": "ready"}
+
+
+def test_keys_that_are_looked_up_together_stay_apart(world: Any, settings: Settings) -> None:
+    keys = [world.key(role).get("Authorization").removeprefix("Bearer ") for role in (OPERATOR, COMPLIANCE)]
+    wrong = [keys[0][:-1] + ("A" if keys[0][-1] != "A" else "B"), "unl_000000000000_" + "x" * 43, "no key"]
+    shown = [keys[0], wrong[0], keys[1], *wrong[1:], keys[0]]
+
+    async def send() -> list[Any]:
+        look_ups = LookUps(world.database, world.pepper, RateLimits(settings))
+        return await asyncio.gather(*(look_ups.principal(key, "192.0.2.1") for key in shown), return_exceptions=True)
+
+    told = asyncio.run(send())
+    assert [getattr(each, "role", type(each)) for each in told] == [
+        OPERATOR,
+        Unauthenticated,
+        COMPLIANCE,
+        Unauthenticated,
+        Unauthenticated,
+        OPERATOR,
+    ]
+
+
+def test_a_key_that_is_revoked_while_others_are_looked_up_is_refused(world: Any, settings: Settings) -> None:
+    key = world.key(OPERATOR)["Authorization"].removeprefix("Bearer ")
+
+    async def send() -> Any:
+        look_ups = LookUps(world.database, world.pepper, RateLimits(settings))
+        before = asyncio.create_task(look_ups.principal(key, None))
+        await asyncio.sleep(0.01)  # its look-up is under way, or done
+        with world.database.write() as session:
+            revoke_key(session, key.split("_")[1], actor="operator")
+        after = await asyncio.gather(look_ups.principal(key, None), return_exceptions=True)
+        await asyncio.gather(before, return_exceptions=True)
+        return after[0]
+
+    assert isinstance(asyncio.run(send()), Unauthenticated)

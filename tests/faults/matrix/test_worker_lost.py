@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import subprocess
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -147,7 +148,7 @@ def test_a_worker_paused_beyond_its_lease_is_fenced_when_it_goes_on(
     settings = settings.model_copy(update={"heartbeat_seconds": 0.3, "lease_seconds": 2})
     with working(embedded, settings, marker) as (worker, child):
         assert worker.pid is not None
-        os.kill(worker.pid, signal.SIGSTOP)
+        until(lambda: _paused(worker, settings))
         if ended:
             until(lambda: not alive(child))
         recovered = play(Play(well(settings), "go_on", embedded.receiver, recovers=True)).told
@@ -160,6 +161,20 @@ def test_a_worker_paused_beyond_its_lease_is_fenced_when_it_goes_on(
     assert numbers(settings) == [1, 2]
     again = play(Play(well(settings), "go_on", embedded.receiver, recovers=True)).told
     assert again == WELL | {"violations": []}, "the paused worker has written"
+
+
+def _paused(worker: BaseProcess, settings: Settings) -> bool:
+    """Stop it, but not within a transaction, a heartbeat's: SQLite would stay locked."""
+    assert worker.pid is not None
+    os.kill(worker.pid, signal.SIGSTOP)
+    until(lambda: psutil.Process(worker.pid).status() == psutil.STATUS_STOPPED)
+    with closing(sqlite3.connect(settings.data_dir / "amun.sqlite3", timeout=0, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            os.kill(worker.pid, signal.SIGCONT)
+            return False
+    return True
 
 
 @pytest.mark.fault(22)

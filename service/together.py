@@ -1,0 +1,63 @@
+"""What comes while a thread is at work waits, and is then done by it all at once: one change of threads for many."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from anyio import CapacityLimiter, to_thread
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What one item has come to."""
+
+    value: Any = None
+    error: Exception | None = None
+
+
+class Together(Generic[Item, Result]):
+    """``perform`` is called in a thread, never twice at a time, with at most ``most`` items, and tells the end of each.
+
+    Belongs to one event loop.
+    """
+
+    def __init__(self, perform: Callable[[list[Item]], Sequence[Ended]], most: int) -> None:
+        self._perform, self._most = perform, most
+        self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._working: asyncio.Task[None] | None = None
+        self._thread = CapacityLimiter(1)
+
+    async def done(self, item: Item) -> Result:
+        """What has become of it. Raises the error that ``perform`` told of it, or raised."""
+        loop = asyncio.get_running_loop()
+        ended: asyncio.Future[Result] = loop.create_future()
+        self._waiting.append((item, ended))
+        if self._working is None or self._working.done():
+            self._working = loop.create_task(self._work())
+        return await ended
+
+    async def _work(self) -> None:
+        while self._waiting:
+            some = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+            try:
+                results = await to_thread.run_sync(self._perform, [item for item, _ in some], limiter=self._thread)
+            except Exception as error:
+                results = [Ended(error=error)] * len(some)
+            for (_, waiting), result in zip(some, results, strict=True):
+                _tell(waiting, result)
+
+
+def _tell(waiting: asyncio.Future[Result], result: Ended) -> None:
+    if waiting.done():  # nobody waits any more
+        return
+    if result.error is not None:
+        waiting.set_exception(result.error)
+    else:
+        waiting.set_result(result.value)
