@@ -7,16 +7,19 @@ must say that it has it. Where nothing waits, each request has one of its own.
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 from sqlalchemy.orm import Session
 
-from service.errors import Problem
+from service.errors import BUSY, Problem
 from service.together import Ended, Together
 
-MOST = 16  # in one transaction: whoever else writes waits for so many
+# Of one transaction, for whoever else writes waits as long.
+MOST = 16
+SECONDS = 0.25  # after which nothing more is begun in it: a request may name ten thousand samples
 
 Result = TypeVar("Result")
 Work = Callable[[Session], Any]
@@ -32,8 +35,8 @@ class GroupCommit:
     async def stored(self, work: Callable[[Session], Result]) -> Result:
         """What ``work`` returns, once it is committed. Raises what it raises, or what the transaction does.
 
-        ``work`` runs in a thread, and again where another in its transaction failed. A Problem must be raised before
-        anything is written: the transaction goes on without it.
+        ``work`` runs in a thread, and again, in a transaction of its own, where another failed that was with it; a database
+        that does not answer fails all of them. A Problem must be raised before anything is written: the transaction goes on.
         """
         context = contextvars.copy_context()  # of the caller, whose spans and log lines these are
         result: Result = await self._together.done(lambda session: context.run(work, session))
@@ -41,22 +44,34 @@ class GroupCommit:
 
     def _store(self, works: list[Work]) -> Sequence[Ended]:
         results: list[Ended] = []
-        begun = False
         try:
             with self._writing() as session:
-                begun = True
-                results.extend(_done(session, works))
+                until = time.monotonic() + SECONDS
+                for work in works:
+                    results.append(_ended(work, session))
+                    if time.monotonic() >= until:
+                        break
+        except _Failed as failed:
+            if len(works) == 1 or isinstance(failed.error, BUSY):  # alone, each would wait as long for the database
+                return [Ended(error=failed.error)] * len(works)
+            return [self._store([work])[0] for work in works]  # the others must not suffer for it
         except Exception as error:
-            if begun and len(results) < len(works) > 1:  # by one of them: the others must not suffer for it
-                return [self._store([work])[0] for work in works]
-            return [Ended(error=error)] * len(works)
+            return [Ended(error=error)] * (len(results) or len(works))
         return results
 
 
-def _done(session: Session, works: list[Work]) -> Iterator[Ended]:
-    for work in works:
-        try:
-            ended = Ended(work(session))
-        except Problem as problem:
-            ended = Ended(error=problem)
-        yield ended
+class _Failed(Exception):
+    """A work did, and with it the transaction."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
+def _ended(work: Work, session: Session) -> Ended:
+    try:
+        return Ended(work(session))
+    except Problem as problem:
+        return Ended(error=problem)
+    except Exception as error:
+        raise _Failed(error) from error

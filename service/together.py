@@ -25,7 +25,7 @@ class Ended:
 class Together(Generic[Item, Result]):
     """``perform`` is called in a thread, never twice at a time, with at most ``most`` items, and tells the end of each.
 
-    Belongs to one event loop.
+    Where it tells of the first ones alone, it is called again with the others. Belongs to one event loop.
     """
 
     def __init__(self, perform: Callable[[list[Item]], Sequence[Ended]], most: int) -> None:
@@ -50,7 +50,8 @@ class Together(Generic[Item, Result]):
                 results = await to_thread.run_sync(self._perform, [item for item, _ in some], limiter=self._thread)
             except Exception as error:
                 results = [Ended(error=error)] * len(some)
-            for (_, waiting), result in zip(some, results, strict=True):
+            self._waiting.extendleft(reversed(some[len(results) :]))
+            for (_, waiting), result in zip(some, results, strict=False):
                 _tell(waiting, result)
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from sqlalchemy import select
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import Session
 
 from models.records import Application
@@ -41,6 +42,14 @@ def inserting(name: str) -> Work:
         session.add(Application(name=name))
         session.flush()
         return name
+
+    return work
+
+
+def slowly(name: str) -> Work:
+    def work(session: Session) -> str:
+        time.sleep(0.1)
+        return inserting(name)(session)
 
     return work
 
@@ -87,6 +96,21 @@ def test_what_comes_meanwhile_is_stored_next(database: Database) -> None:
     assert counted.committed == 2
 
 
+def test_a_transaction_that_takes_long_ends_before_the_next_work(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.group_commit.SECONDS", 0.05)
+    counted = Counted(database)
+    assert all_at_once(counted, [inserting("a"), slowly("slow"), inserting("b"), inserting("c")]) == [
+        "a",
+        "slow",
+        "b",
+        "c",
+    ]
+    assert counted.committed == 2
+    assert stored(database) == ["a", "b", "c", "slow"]
+
+
 def test_who_is_refused_costs_the_others_nothing(database: Database) -> None:
     counted = Counted(database)
     first, problem, last = all_at_once(counted, [inserting("a"), refused, inserting("b")])
@@ -106,12 +130,31 @@ def test_what_fails_fails_alone(database: Database) -> None:
     assert counted.committed == 3  # each of its own, once the one for all had failed
 
 
+def test_a_database_that_does_not_answer_is_waited_for_once(database: Database) -> None:
+    def unanswered(_: Session) -> str:
+        raise OperationalError("BEGIN IMMEDIATE", None, Exception("database is locked"))
+
+    counted = Counted(database)
+    told = all_at_once(counted, [unanswered, inserting("a"), unanswered])
+    assert [type(each) for each in told] == [OperationalError] * 3
+    assert counted.begun == 1
+
+
 def test_where_the_transaction_fails_all_are_told_and_nothing_is_stored(database: Database) -> None:
     counted = Counted(database, fails=1)
     told = all_at_once(counted, [inserting("a"), refused, inserting("b")])
     assert [type(each) for each in told] == [OSError] * 3
     assert counted.begun == 1
     assert stored(database) == []
+
+
+def test_who_was_not_begun_when_the_transaction_failed_is_stored_by_the_next(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.group_commit.SECONDS", 0)
+    failed, *others = all_at_once(Counted(database, fails=1), [inserting(name) for name in "abc"])
+    assert isinstance(failed, OSError)
+    assert others == stored(database) == ["b", "c"]
 
 
 def test_one_who_no_longer_waits_keeps_nobody_from_the_answer(database: Database) -> None:
