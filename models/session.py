@@ -78,8 +78,9 @@ def _engine(url: str) -> Engine:
     # Parameters name people: an error's text must not carry them into a log.
     if not url.startswith("sqlite"):
         # Every statement is short: to compile one to machine code takes PostgreSQL longer than to run it.
-        options = {} if "options" in make_url(url).query else {"options": "-c jit=off"}
-        engine = create_engine(url, hide_parameters=True, pool_size=10, max_overflow=20, connect_args=options)
+        defaults = {"options": "-c jit=off", "connect_timeout": BUSY_SECONDS, "tcp_user_timeout": 1000 * BUSY_SECONDS}
+        arguments = {name: value for name, value in defaults.items() if name not in make_url(url).query}
+        engine = create_engine(url, hide_parameters=True, pool_size=10, max_overflow=20, connect_args=arguments)
         _ping_where_in_doubt(engine)
         return engine
     engine = create_engine(url, hide_parameters=True, connect_args={"timeout": BUSY_SECONDS})

@@ -21,6 +21,9 @@ from service.together import Ended, Together
 MOST = 16
 SECONDS = 0.25  # after which nothing more is begun in it: a request may name ten thousand samples
 
+# PostgreSQL answered with these: a deadlock with another process's transaction, a serialization failure, a time limit.
+OF_ONE_STATEMENT = ("40P01", "40001", "57014")
+
 Result = TypeVar("Result")
 Work = Callable[[Session], Any]
 
@@ -44,20 +47,38 @@ class GroupCommit:
 
     def _store(self, works: list[Work]) -> Sequence[Ended]:
         results: list[Ended] = []
+        failed: Exception
         try:
             with self._writing() as session:
+                session.connection()  # begins here: what is waited for a lock is none of the works' time
                 until = time.monotonic() + SECONDS
                 for work in works:
                     results.append(_ended(work, session))
                     if time.monotonic() >= until:
                         break
-        except _Failed as failed:
-            if len(works) == 1 or isinstance(failed.error, BUSY):  # alone, each would wait as long for the database
-                return [Ended(error=failed.error)] * len(works)
-            return [self._store([work])[0] for work in works]  # the others must not suffer for it
+            return results
+        except _Failed as of_one:
+            failed = of_one.error
         except Exception as error:
             return [Ended(error=error)] * (len(results) or len(works))
+        if len(works) == 1 or _unanswered(failed):
+            return [Ended(error=failed)] * len(works)
+        return self._each_alone(works)
+
+    def _each_alone(self, works: list[Work]) -> Sequence[Ended]:
+        """One of them has failed, which the others must not suffer for."""
+        results: list[Ended] = []
+        for work in works:
+            results.extend(self._store([work]))
+            if (failed := results[-1].error) is not None and _unanswered(failed):
+                return results + [Ended(error=failed)] * (len(works) - len(results))
         return results
+
+
+def _unanswered(error: Exception) -> bool:
+    """Whether the database did not answer: then each would only wait as long for it."""
+    state = getattr(getattr(error, "orig", None), "sqlstate", None)
+    return isinstance(error, BUSY) and state not in OF_ONE_STATEMENT
 
 
 class _Failed(Exception):

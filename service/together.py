@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -40,23 +41,36 @@ class Together(Generic[Item, Result]):
         ended: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, ended))
         if self._working is None or self._working.done():
-            self._working = loop.create_task(self._work())
+            # With a context of its own: it goes on for others after this caller is answered.
+            self._working = loop.create_task(self._work(), context=contextvars.Context())
         return await ended
 
     async def _work(self) -> None:
-        while self._waiting:
-            some = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+        while some := self._taken():
             try:
                 results = await to_thread.run_sync(self._perform, [item for item, _ in some], limiter=self._thread)
             except Exception as error:
                 results = [Ended(error=error)] * len(some)
+            except BaseException as error:
+                for _, waiting in some:
+                    _tell(waiting, Ended(error=RuntimeError(f"ended by {type(error).__name__}")))
+                raise
             self._waiting.extendleft(reversed(some[len(results) :]))
             for (_, waiting), result in zip(some, results, strict=False):
                 _tell(waiting, result)
 
+    def _taken(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        """The next ones, without those for which nobody waits any more."""
+        some: list[tuple[Item, asyncio.Future[Result]]] = []
+        while self._waiting and len(some) < self._most:
+            item, waiting = self._waiting.popleft()
+            if not waiting.done():
+                some.append((item, waiting))
+        return some
+
 
 def _tell(waiting: asyncio.Future[Result], result: Ended) -> None:
-    if waiting.done():  # nobody waits any more
+    if waiting.done():  # it was given up meanwhile
         return
     if result.error is not None:
         waiting.set_exception(result.error)

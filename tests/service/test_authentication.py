@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import uuid
 from collections.abc import Iterator
 from datetime import timedelta
@@ -18,9 +19,9 @@ from models.base import now
 from models.records import ApiKey, Role
 from models.settings import Settings
 from service.app import create_app
-from service.errors import Unauthenticated
+from service.errors import TooManyRequests, Unauthenticated
 from service.limiting import RateLimits
-from service.security import LookUps, Requires, create_key, revoke_key
+from service.security import LookUps, Principal, Requires, authenticate, create_key, revoke_key
 
 ANY = frozenset(Role)
 OPERATOR, APPLICATION, COMPLIANCE = Role.OPERATOR, Role.APPLICATION, Role.COMPLIANCE
@@ -234,17 +235,43 @@ def test_keys_that_are_looked_up_together_stay_apart(world: Any, settings: Setti
     ]
 
 
-def test_a_key_that_is_revoked_while_others_are_looked_up_is_refused(world: Any, settings: Settings) -> None:
+def test_a_key_that_is_revoked_while_it_is_looked_up_is_refused_to_the_next(
+    world: Any, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     key = world.key(OPERATOR)["Authorization"].removeprefix("Bearer ")
+    read, go_on = threading.Event(), threading.Event()
 
-    async def send() -> Any:
+    def slow(*given: Any) -> Principal:
+        found = authenticate(*given)
+        read.set()
+        assert go_on.wait(30)
+        return found
+
+    monkeypatch.setattr("service.security.authenticate", slow)
+
+    async def send() -> list[Any]:
         look_ups = LookUps(world.database, world.pepper, RateLimits(settings))
         before = asyncio.create_task(look_ups.principal(key, None))
-        await asyncio.sleep(0.01)  # its look-up is under way, or done
+        await asyncio.to_thread(read.wait, 30)
         with world.database.write() as session:
             revoke_key(session, key.split("_")[1], actor="operator")
-        after = await asyncio.gather(look_ups.principal(key, None), return_exceptions=True)
-        await asyncio.gather(before, return_exceptions=True)
-        return after[0]
+        after = asyncio.create_task(look_ups.principal(key, None))
+        await asyncio.sleep(0)
+        go_on.set()
+        return await asyncio.gather(before, after, return_exceptions=True)
 
-    assert isinstance(asyncio.run(send()), Unauthenticated)
+    before, after = asyncio.run(send())
+    assert before.role is OPERATOR
+    assert isinstance(after, Unauthenticated)
+
+
+def test_each_request_of_a_key_is_counted_when_they_are_looked_up_together(world: Any, settings: Settings) -> None:
+    key = world.key(OPERATOR)["Authorization"].removeprefix("Bearer ")
+    limits = RateLimits(settings.model_copy(update={"rate_limit": "2/minute"}))
+
+    async def send() -> list[Any]:
+        look_ups = LookUps(world.database, world.pepper, limits)
+        return await asyncio.gather(*(look_ups.principal(key, None) for _ in range(4)), return_exceptions=True)
+
+    told = asyncio.run(send())
+    assert [isinstance(each, TooManyRequests) for each in told] == [False, False, True, True]

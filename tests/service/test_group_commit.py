@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,6 +20,11 @@ from service.errors import Conflict
 from service.group_commit import MOST, GroupCommit
 
 Work = Callable[[Session], str]
+
+
+@pytest.fixture(autouse=True)
+def in_no_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.group_commit.SECONDS", 60)
 
 
 class Counted:
@@ -48,7 +54,7 @@ def inserting(name: str) -> Work:
 
 def slowly(name: str) -> Work:
     def work(session: Session) -> str:
-        time.sleep(0.1)
+        time.sleep(0.6)
         return inserting(name)(session)
 
     return work
@@ -83,14 +89,21 @@ def test_what_waits_together_is_stored_together(database: Database, number: int,
 
 
 def test_what_comes_meanwhile_is_stored_next(database: Database) -> None:
-    counted = Counted(database)
+    counted, begun, go_on = Counted(database), threading.Event(), threading.Event()
+
+    def first(session: Session) -> str:
+        begun.set()
+        assert go_on.wait(30)
+        return inserting("a")(session)
 
     async def send() -> list[str]:
         together = GroupCommit(counted.writing)
-        first = asyncio.create_task(together.stored(inserting("a")))
-        while not counted.begun:
-            await asyncio.sleep(0)
-        return [await first, *await asyncio.gather(*(together.stored(inserting(name)) for name in "bcd"))]
+        sent = [asyncio.create_task(together.stored(first))]
+        await asyncio.to_thread(begun.wait, 30)
+        sent += [asyncio.create_task(together.stored(inserting(name))) for name in "bcd"]
+        await asyncio.sleep(0)
+        go_on.set()
+        return await asyncio.gather(*sent)
 
     assert asyncio.run(send()) == stored(database) == list("abcd")
     assert counted.committed == 2
@@ -99,7 +112,7 @@ def test_what_comes_meanwhile_is_stored_next(database: Database) -> None:
 def test_a_transaction_that_takes_long_ends_before_the_next_work(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("service.group_commit.SECONDS", 0.05)
+    monkeypatch.setattr("service.group_commit.SECONDS", 0.5)
     counted = Counted(database)
     assert all_at_once(counted, [inserting("a"), slowly("slow"), inserting("b"), inserting("c")]) == [
         "a",
@@ -130,14 +143,44 @@ def test_what_fails_fails_alone(database: Database) -> None:
     assert counted.committed == 3  # each of its own, once the one for all had failed
 
 
-def test_a_database_that_does_not_answer_is_waited_for_once(database: Database) -> None:
-    def unanswered(_: Session) -> str:
-        raise OperationalError("BEGIN IMMEDIATE", None, Exception("database is locked"))
+class Answered(Exception):
+    """As psycopg has it."""
 
+    def __init__(self, sqlstate: str | None) -> None:
+        super().__init__(sqlstate)
+        self.sqlstate = sqlstate
+
+
+def failing(sqlstate: str | None) -> Work:
+    def work(_: Session) -> str:
+        raise OperationalError("SELECT 1", None, Answered(sqlstate))
+
+    return work
+
+
+def test_a_database_that_does_not_answer_is_waited_for_once(database: Database) -> None:
     counted = Counted(database)
-    told = all_at_once(counted, [unanswered, inserting("a"), unanswered])
+    told = all_at_once(counted, [failing(None), inserting("a"), failing(None)])
     assert [type(each) for each in told] == [OperationalError] * 3
     assert counted.begun == 1
+
+
+def test_a_database_that_stops_answering_is_waited_for_once_more(database: Database) -> None:
+    counted = Counted(database)
+    works = [inserting("a"), inserting("twice"), inserting("twice"), failing(None), inserting("b")]
+    first, once, again, *others = all_at_once(counted, works)
+    assert (first, once) == ("a", "twice")
+    assert isinstance(again, IntegrityError)
+    assert [type(each) for each in others] == [OperationalError] * 2
+    assert counted.begun == 5  # together, and each alone up to the one that was not answered
+
+
+@pytest.mark.parametrize("sqlstate", ["40P01", "40001", "57014"])
+def test_a_deadlock_or_a_time_limit_is_one_request_s_alone(database: Database, sqlstate: str) -> None:
+    first, failed, last = all_at_once(Counted(database), [inserting("a"), failing(sqlstate), inserting("b")])
+    assert (first, last) == ("a", "b")
+    assert isinstance(failed, OperationalError)
+    assert stored(database) == ["a", "b"]
 
 
 def test_where_the_transaction_fails_all_are_told_and_nothing_is_stored(database: Database) -> None:
@@ -157,11 +200,9 @@ def test_who_was_not_begun_when_the_transaction_failed_is_stored_by_the_next(
     assert others == stored(database) == ["b", "c"]
 
 
-def test_one_who_no_longer_waits_keeps_nobody_from_the_answer(database: Database) -> None:
-    counted = Counted(database)
-
+def test_one_who_gave_up_before_it_was_begun_is_not_stored(database: Database) -> None:
     async def send() -> str:
-        together = GroupCommit(counted.writing)
+        together = GroupCommit(Counted(database).writing)
         left = asyncio.create_task(together.stored(inserting("left")))
         stays = asyncio.create_task(together.stored(inserting("stays")))
         await asyncio.sleep(0)
@@ -169,4 +210,4 @@ def test_one_who_no_longer_waits_keeps_nobody_from_the_answer(database: Database
         return await stays
 
     assert asyncio.run(send()) == "stays"
-    assert stored(database) == ["left", "stays"]
+    assert stored(database) == ["stays"]
