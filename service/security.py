@@ -102,7 +102,7 @@ def rotate_key(session: Session, pepper: bytes, key_id: str, overlap: timedelta,
 def revoke_key(session: Session, key_id: str, *, actor: str) -> tuple[ApiKey, bool]:
     """Refuse a key from the commit on: its row, and whether that is new. Raises NoSuchKey.
 
-    Every request and, every second, every live stream reads the row: nothing caches it.
+    The row is read for every request after it has come, and every second for every live stream: nothing caches it.
     """
     key = _locked(session, key_id)
     if key.revoked_at is not None:

@@ -113,6 +113,16 @@ def test_a_connection_is_pinged_only_after_a_long_pause(
     database.dispose()
 
 
+def test_a_server_of_which_nothing_comes_back_is_given_up_after_a_while(postgres_settings: Settings) -> None:
+    url = postgres_settings.database
+    for told, expected in ((url, ("30", "30000")), (f"{url}?connect_timeout=7", ("7", "30000"))):
+        database = Database(told)
+        with database.look() as connection:
+            parameters = connection.connection.driver_connection.info.get_parameters()  # type: ignore[union-attr]
+        database.dispose()
+        assert (parameters["connect_timeout"], parameters["tcp_user_timeout"]) == expected
+
+
 def test_foreign_keys_are_enforced(database: Database) -> None:
     with pytest.raises(DBAPIError), database.write() as session:
         session.execute(
