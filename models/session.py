@@ -77,7 +77,8 @@ def current_time(session: Session) -> datetime:
 def _engine(url: str) -> Engine:
     # Parameters name people: an error's text must not carry them into a log.
     if not url.startswith("sqlite"):
-        # Every statement is short: to compile one to machine code takes PostgreSQL longer than to run it.
+        # Every statement is short: to compile one to machine code takes PostgreSQL longer than to run it. And a server from
+        # which nothing comes back is given up, as a locked file is: others wait behind whoever waits for it.
         defaults = {"options": "-c jit=off", "connect_timeout": BUSY_SECONDS, "tcp_user_timeout": 1000 * BUSY_SECONDS}
         arguments = {name: value for name, value in defaults.items() if name not in make_url(url).query}
         engine = create_engine(url, hide_parameters=True, pool_size=10, max_overflow=20, connect_args=arguments)

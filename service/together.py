@@ -33,7 +33,7 @@ class Together(Generic[Item, Result]):
         self._perform, self._most = perform, most
         self._waiting: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._working: asyncio.Task[None] | None = None
-        self._thread = CapacityLimiter(1)
+        self._thread = CapacityLimiter(1)  # its own: the handlers' may all be taken
 
     async def done(self, item: Item) -> Result:
         """What has become of it. Raises the error that ``perform`` told of it, or raised."""

@@ -16,7 +16,7 @@ from service import schema
 from service.app import create_app
 from worker import report
 
-# Imported where they are first needed, else: by each of the hundreds of processes anew.
+# The application imports these where it first needs them, which would be in each of the hundreds of processes anew.
 LATE = (
     "celery.app.amqp",
     "celery.backends.base",

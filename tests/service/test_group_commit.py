@@ -114,12 +114,8 @@ def test_a_transaction_that_takes_long_ends_before_the_next_work(
 ) -> None:
     monkeypatch.setattr("service.group_commit.SECONDS", 0.5)
     counted = Counted(database)
-    assert all_at_once(counted, [inserting("a"), slowly("slow"), inserting("b"), inserting("c")]) == [
-        "a",
-        "slow",
-        "b",
-        "c",
-    ]
+    works = [inserting("a"), slowly("slow"), inserting("b"), inserting("c")]
+    assert all_at_once(counted, works) == ["a", "slow", "b", "c"]
     assert counted.committed == 2
     assert stored(database) == ["a", "b", "c", "slow"]
 
@@ -198,6 +194,24 @@ def test_who_was_not_begun_when_the_transaction_failed_is_stored_by_the_next(
     failed, *others = all_at_once(Counted(database, fails=1), [inserting(name) for name in "abc"])
     assert isinstance(failed, OSError)
     assert others == stored(database) == ["b", "c"]
+
+
+class Panic(BaseException):
+    """As a library in Rust raises where it finds itself broken."""
+
+
+def test_whoever_waits_hears_of_a_thread_that_was_ended_and_the_next_is_stored(database: Database) -> None:
+    def panicking(_: Session) -> str:
+        raise Panic
+
+    async def send() -> list[Any]:
+        together = GroupCommit(Counted(database).writing)
+        told = await asyncio.gather(*map(together.stored, [panicking, inserting("a")]), return_exceptions=True)
+        return [*told, await together.stored(inserting("next"))]
+
+    *ended, stored_next = asyncio.run(send())
+    assert [type(each) for each in ended] == [RuntimeError] * 2
+    assert stored(database) == [stored_next] == ["next"]
 
 
 def test_one_who_gave_up_before_it_was_begun_is_not_stored(database: Database) -> None:
