@@ -6,7 +6,7 @@ import gc
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import partial
+from functools import cache, partial
 
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
@@ -119,15 +119,19 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     await run_in_threadpool(_open, app, settings)
     app.state.look_ups = LookUps(app.state.database, app.state.pepper, app.state.limits)
     app.state.submissions = GroupCommit(partial(writing, app.state.database))
-    if gc.get_freeze_count() == 0:
-        # What is loaded stays: to walk through it again and again held every answer up for a tenth of a second.
-        gc.collect()
-        gc.freeze()
+    _keep_what_is_loaded()
     try:
         with stopping.noticed(app.state.stopping):
             yield
     finally:
         await run_in_threadpool(_close, app)
+
+
+@cache
+def _keep_what_is_loaded() -> None:
+    """Once a process. To walk through what was loaded again and again held every answer up for a tenth of a second."""
+    gc.collect()
+    gc.freeze()
 
 
 def _open(app: FastAPI, settings: Settings) -> None:
