@@ -22,9 +22,11 @@ from models.records import Base
 from models.session import Database
 from models.settings import Settings
 from service import schema
+from tests import compiled
 
 # The tests keep every core busy: a job that gave way would wait for all the others.
 os.environ.setdefault("AMUN_NICENESS", "0")
+compiled.share()
 
 START_SECONDS = 30.0
 UNPRIVILEGED = ("postgres", "nobody")  # initdb refuses root
