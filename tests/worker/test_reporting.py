@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pypdf
 import pytest
 from sqlalchemy import insert, select, update
 from starlette.testclient import TestClient
@@ -50,6 +49,7 @@ from service.app import create_app
 from service.bundle import bundle
 from service.duties import certifying, destroying, erasing, planning, sealing
 from service.security import application_named
+from tests.printed import pages
 from tests.service.conftest import Headers, World, digest
 from tests.settled import settle_all
 from tests.worker.report import cases
@@ -276,7 +276,7 @@ def read(folder: Path, name: str = "report.json") -> Json:
 
 
 def printed(path: Path) -> str:
-    return " ".join(" ".join(page.extract_text() for page in pypdf.PdfReader(path).pages).split())
+    return " ".join(pages(path))
 
 
 def actor(headers: Headers) -> str:
@@ -406,7 +406,7 @@ def test_a_release_by_a_person_makes_an_edition_with_who_and_why_and_the_same_me
     for name in ("audit", "utility", "action", "gate", "finding", "requests", "scope", "policy"):
         assert document[name] == earlier[name]
     assert "version.released" in [line["event"] for line in document["trail"]["excerpt"]]
-    page = " ".join(pypdf.PdfReader(folder / "report.pdf").pages[0].extract_text().split())
+    page = pages(folder / "report.pdf")[0]
     assert WHY in page
     assert str(first.id) in page
     assert office.check(written, folder, NEW).status == verify.VERIFIED

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pypdf
 import pytest
 
+from tests import printed
 from worker import report
 
 Pages = Callable[[dict[str, Any]], list[str]]
@@ -20,6 +20,6 @@ def pages(tmp_path: Path) -> Pages:
 
     def read(document: dict[str, Any]) -> list[str]:
         report.render_pdf(document, tmp_path / "document.pdf")
-        return [" ".join(page.extract_text().split()) for page in pypdf.PdfReader(tmp_path / "document.pdf").pages]
+        return printed.pages(tmp_path / "document.pdf")
 
     return read
