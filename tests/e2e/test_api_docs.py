@@ -15,7 +15,7 @@ import pytest
 
 from models.settings import Settings
 from tests.conftest import missing
-from tests.e2e.conftest import Service
+from tests.e2e.conftest import PATIENCE_SECONDS, Service
 from tests.service.webhooks.receiver import receiver
 
 PAGE = Path(__file__).resolve().parent.parent.parent / "docs" / "api.md"
@@ -50,7 +50,12 @@ def test_every_command_of_the_page_does_what_it_says(service: Service, tmp_path:
             **{role.name: key for role, key in service.keys.items()},
         }
         done = subprocess.run(
-            ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=300
+            ["bash", "-c", script],
+            cwd=folder,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
         )
         said = f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
         assert done.returncode == 0, said

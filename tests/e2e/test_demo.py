@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+from tests.e2e.conftest import PATIENCE_SECONDS
+
 DEMO = [sys.executable, "-m", "service.cli", "demo", "--data"]
 
 
@@ -28,7 +30,7 @@ def left_over(data: Path) -> list[psutil.Process]:
 
 def test_the_demo_passes_with_its_committed_seed_and_leaves_no_process(tmp_path: Path) -> None:
     data = tmp_path / "demo"
-    done = subprocess.run([*DEMO, str(data)], capture_output=True, text=True, timeout=400)
+    done = subprocess.run([*DEMO, str(data)], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
     document = json.loads((data / "report.json").read_bytes())
     audits = document["audit"]
@@ -46,12 +48,12 @@ def test_the_demo_passes_with_its_committed_seed_and_leaves_no_process(tmp_path:
 def test_ctrl_c_stops_everything_the_demo_started(tmp_path: Path) -> None:
     data = tmp_path / "demo"
     demo = subprocess.Popen([*DEMO, str(data)], stdout=subprocess.PIPE, start_new_session=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while time.monotonic() < deadline and not any("worker.pipeline" in " ".join(p.cmdline()) for p in left_over(data)):
         time.sleep(0.2)
     os.kill(demo.pid, signal.SIGINT)
     try:
-        output, _ = demo.communicate(timeout=40)
+        output, _ = demo.communicate(timeout=PATIENCE_SECONDS)
     finally:
         demo.kill()
         demo.wait()
@@ -64,7 +66,7 @@ def test_the_demo_never_deletes_a_folder_that_it_did_not_make(tmp_path: Path) ->
     precious = tmp_path / "photos"
     precious.mkdir()
     (precious / "holiday.jpg").write_bytes(b"mine")
-    done = subprocess.run([*DEMO, str(precious)], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*DEMO, str(precious)], capture_output=True, text=True, timeout=PATIENCE_SECONDS)
     assert done.returncode == 1
     assert "give another --data folder" in " ".join(done.stdout.split())
     assert (precious / "holiday.jpg").read_bytes() == b"mine"

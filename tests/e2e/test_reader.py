@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from models.settings import Settings
-from tests.e2e.conftest import Service
+from tests.e2e.conftest import PATIENCE_SECONDS, Service
 
 CLIENT = Path(__file__).with_name("reader.py")
 
@@ -40,6 +40,6 @@ def test_a_client_written_from_the_page_finds_every_promise_kept(service: Servic
         },
         capture_output=True,
         text=True,
-        timeout=400,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 0, f"{done.stdout[-3000:]}\n{done.stderr[-3000:]}"
