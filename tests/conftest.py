@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg
@@ -195,6 +196,19 @@ def migrated_postgres(postgres_url: str, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def postgres_database(postgres_url: str, migrated_postgres: str) -> Iterator[str]:
     """SQLAlchemy URL of a migrated, empty database of this test's own, for those that change its schema or its server."""
+    with _database(postgres_url, migrated_postgres) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def postgres_of_module(postgres_url: str, migrated_postgres: str) -> Iterator[str]:
+    """The same for all tests of a module."""
+    with _database(postgres_url, migrated_postgres) as url:
+        yield url
+
+
+@contextmanager
+def _database(postgres_url: str, migrated_postgres: str) -> Iterator[str]:
     name = f"amun_test_{next(_numbers)}"
     _administer(postgres_url, f"CREATE DATABASE {name} TEMPLATE {migrated_postgres}")
     yield postgres_url.removesuffix("postgres") + name

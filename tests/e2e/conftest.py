@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -19,7 +18,7 @@ from service import schema, security
 from service.embedded import Embedded, free_port
 
 PATIENCE_SECONDS = 480.0  # what takes a minute alone took seven where five tests shared two slow cores
-POLL_SECONDS = 0.3  # more often, and the answers keep the job waiting for a core
+POLL_SECONDS = 0.5  # more often, and the answers keep the job waiting for a core
 SHOP = "shop"
 # Small enough for two slow cores; whether such an audit passes does not matter here.
 MODEL = {
@@ -105,7 +104,9 @@ class Service:
         return [process for process in found if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
     def trained(self, operator: httpx.Client) -> None:
-        """Register digits and train the model on them."""
+        """Register digits and train the model on them, unless an earlier test did."""
+        if operator.get(f"/v1/models/{MODEL['name']}").status_code == 200:
+            return
         registered = operator.post(
             "/v1/training-sets",
             json={
@@ -122,16 +123,17 @@ class Service:
         assert self.ended(operator, trained.json()["job"]["id"])["error"] is None
 
 
-@pytest.fixture(params=["embedded", "production"])
-def service(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Service]:
-    """SQLite with the filesystem broker, then PostgreSQL with Redis."""
-    fast = {"lease_seconds": 4, "heartbeat_seconds": 1, "dispatch_seconds": 0.2, "threads": 1, "seed": 1}
+@pytest.fixture(scope="module", params=["embedded", "production"])
+def service(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """SQLite with the filesystem broker, then PostgreSQL with Redis. Its tests share what was trained."""
+    fast = {"lease_seconds": 4, "heartbeat_seconds": 1, "dispatch_seconds": 0.5, "threads": 1, "seed": 1}
+    data = tmp_path_factory.mktemp(request.param) / "data"
     if request.param == "embedded":
-        settings = Settings(data_dir=tmp_path / "data", **fast)  # type: ignore[arg-type]
+        settings = Settings(data_dir=data, **fast)  # type: ignore[arg-type]
     else:
         settings = Settings(
-            data_dir=tmp_path / "data",
-            database_url=request.getfixturevalue("postgres_database"),
+            data_dir=data,
+            database_url=request.getfixturevalue("postgres_of_module"),
             broker_url=request.getfixturevalue("redis_url"),
             **fast,  # type: ignore[arg-type]
         )

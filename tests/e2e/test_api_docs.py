@@ -26,7 +26,7 @@ BLOCK = re.compile(r"^```sh\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 def service(tmp_path: Path) -> Iterator[Service]:
     """As `amun up` starts it; webhooks may point to this machine, for there is no other."""
     settings = Settings(
-        data_dir=tmp_path / "data", dispatch_seconds=0.2, threads=1, seed=1, webhook_networks="127.0.0.0/8"
+        data_dir=tmp_path / "data", dispatch_seconds=0.5, threads=1, seed=1, webhook_networks="127.0.0.0/8"
     )
     made = Service(settings, application="default")
     with made.embedded:

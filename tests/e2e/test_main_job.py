@@ -18,6 +18,7 @@ from models.records import Role
 from tests.e2e.conftest import MODEL, Service
 
 FORGET = [{"key": f"train/{index:05d}"} for index in range(80)]
+FORGET_LATER = [{"key": f"train/{index:05d}"} for index in range(80, 160)]
 
 
 @pytest.fixture
@@ -111,7 +112,8 @@ def test_a_worker_killed_in_the_middle_of_a_job_leaves_one_version_and_no_proces
     service: Service, operator: httpx.Client, application: httpx.Client
 ) -> None:
     service.trained(operator)
-    request = requested(application, FORGET)
+    versions_before, reports_before = numbers(operator), reports(service)
+    request = requested(application, FORGET_LATER, "later")
     job_id = job_of(service, application, request["id"])
 
     def running() -> list[psutil.Process] | None:
@@ -137,10 +139,17 @@ def test_a_worker_killed_in_the_middle_of_a_job_leaves_one_version_and_no_proces
     job = service.ended(operator, job_id)  # the lease runs out, the row goes back, a new worker takes it
     assert job["status"] == "succeeded", job
     assert job["attempts"] == 2
-    versions = operator.get("/v1/models/digits-cnn/versions").json()["data"]
-    assert sorted(version["number"] for version in versions) == [1, 2]
-    assert len(list(service.settings.data_dir.glob("store/*/*/report.json"))) == 1
+    assert numbers(operator) == [*versions_before, versions_before[-1] + 1]
+    assert reports(service) == reports_before + 1
     service.wait("an empty staging folder", lambda: not list((service.settings.data_dir / "staging").iterdir()))
+
+
+def numbers(operator: httpx.Client) -> list[int]:
+    return sorted(version["number"] for version in operator.get("/v1/models/digits-cnn/versions").json()["data"])
+
+
+def reports(service: Service) -> int:
+    return len(list(service.settings.data_dir.glob("store/*/*/report.json")))
 
 
 def downloaded(service: Service, content: bytes) -> Path:

@@ -20,7 +20,7 @@ CLIENT = Path(__file__).with_name("reader.py")
 def service(tmp_path: Path) -> Iterator[Service]:
     """Its webhooks may point to this machine, where the client has its receiver."""
     settings = Settings(
-        data_dir=tmp_path / "data", dispatch_seconds=0.2, threads=1, seed=1, webhook_networks="127.0.0.0/8"
+        data_dir=tmp_path / "data", dispatch_seconds=0.5, threads=1, seed=1, webhook_networks="127.0.0.0/8"
     )
     made = Service(settings, application="default")
     with made.embedded:
