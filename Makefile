@@ -25,8 +25,9 @@ $(STAMP): requirements.txt pyproject.toml
 demo: $(STAMP) ## the main job on real images, from nothing to the report (embedded: SQLite, no Redis)
 	$(BIN)/amun demo
 
-test: $(STAMP) ## every test, three more at a time than there are cores, for many do nothing but wait
-	$(BIN)/python -m pytest -n $$(( $$(nproc) + 3 )) --dist worksteal
+# A module's tests stay together: what they share, and what a process needs before its first test, is made less often.
+test: $(STAMP) ## every test, one module more at a time than there are cores, for some do nothing but wait
+	$(BIN)/python -m pytest -n $$(( $$(nproc) + 1 )) --dist loadscope --no-loadscope-reorder
 
 lint: $(STAMP) ## ruff, bandit, mypy, import contracts
 	$(BIN)/ruff check .

@@ -30,8 +30,28 @@ os.environ.setdefault("AMUN_NICENESS", "0")
 compiled.share()
 
 START_SECONDS = 30.0
+# These begin first, so that no core has one of them left to do when there is nothing else. A folder means all within.
+LONGEST = (
+    "tests/e2e/",
+    "tests/faults/test_crashes.py",
+    "tests/worker/test_pipeline.py",
+    "tests/service/test_deletion_requests.py",
+    "tests/service/test_following.py",
+    "tests/faults/matrix/",
+    "tests/worker/test_stopped_batches.py",
+    "tests/worker/test_reporting.py",
+    "tests/worker/test_ranks.py",
+    "tests/worker/unlearning/",
+)
 UNPRIVILEGED = ("postgres", "nobody")  # initdb refuses root
 _numbers = itertools.count()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def place(item: pytest.Item) -> int:
+        return next((n for n, each in enumerate(LONGEST) if item.nodeid.startswith(each)), len(LONGEST))
+
+    items.sort(key=place)
 
 
 def missing(what: str) -> None:

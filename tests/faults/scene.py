@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing
 from functools import cached_property
 from queue import Empty
 from typing import Any
+from unittest.mock import patch
 
 from sqlalchemy import func, select, update
 from starlette.testclient import TestClient
@@ -67,8 +68,9 @@ class Scene:
         self._open = ExitStack()
         key, targets = load_or_create(settings.secrets, WEBHOOK_KEY), Targets(settings.allowed_networks)
         self.sender = Sender(self.database, key, targets, schedule=(0.0,) * 9)
-        supervise.POLL_SECONDS = 0.01  # children that replay end sooner than a supervisor looks
-        supervise.PROGRESS_SECONDS = settings.heartbeat_seconds
+        # Children that replay end sooner than a supervisor looks. Until `close`: tests of supervisors may follow.
+        hasty = {"POLL_SECONDS": 0.01, "PROGRESS_SECONDS": settings.heartbeat_seconds}
+        self._open.enter_context(patch.multiple(supervise, **hasty))
 
     def close(self) -> None:
         self.dispatcher.stop()
