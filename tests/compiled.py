@@ -13,7 +13,7 @@ from sqlalchemy.util import LRUCache
 
 from models import session
 
-STATEMENTS = 5000  # the whole suite has fewer; SQLAlchemy itself keeps 500
+STATEMENTS = 5000  # SQLAlchemy keeps 500 for one engine; this store serves all
 
 _make = session.create_engine
 _compiled: LRUCache[Any, Any] = LRUCache(STATEMENTS)

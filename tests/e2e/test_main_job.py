@@ -131,7 +131,7 @@ def test_a_worker_killed_in_the_middle_of_a_job_leaves_one_version_and_no_proces
     pool = workers[0].children()
     workers[0].kill()
     # 5 s where there is a core for them (tests/worker/test_pipeline.py); here every core is busy with other tests.
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 20
     while time.monotonic() < deadline and any(process.is_running() for process in [*pool, *pipelines]):
         time.sleep(0.1)
     assert not any(process.is_running() and process.status() != "zombie" for process in [*pool, *pipelines])
