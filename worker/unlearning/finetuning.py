@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD
 
 from worker.unlearning import distributed
+from worker.unlearning._optimizer import SGD
 from worker.unlearning.training import (
     OnEpoch,
     augmented,

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import expit, log_softmax, logsumexp
-from scipy.stats import norm
+from scipy.special import expit, log_ndtr, log_softmax, logsumexp
 from torch import Tensor
 
 from worker.unlearning import statistics
@@ -272,7 +271,7 @@ def lira(phi: Values, references: ReferenceSignals, *, online: bool) -> Values:
         raise ValueError("LiRA needs references whose signals of a sample vary")
     from_out = (phi - references.mean_out) / references.sd_out
     if not online:
-        return np.asarray(-norm.logsf(from_out), dtype=np.float64)
+        return np.asarray(-log_ndtr(-from_out), dtype=np.float64)
     from_in = (phi - references.mean_in) / references.sd_in
     scores: Values = (from_out**2 - from_in**2) / 2 + np.log(references.sd_out / references.sd_in)
     return scores

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import beta, norm, rankdata
+from scipy.special import betaincinv, ndtr
 
 Values = NDArray[np.float64]
 
@@ -37,9 +37,9 @@ def auc(members: ArrayLike, non_members: ArrayLike) -> AUC:
     first, second = _scores(members, "members"), _scores(non_members, "non-members")
     if len(first) < 2 or len(second) < 2:
         raise ValueError(f"an AUC needs two scores on either side, got {len(first)} and {len(second)}")
-    ranks = rankdata(np.concatenate([first, second]))
-    above_non_members = (ranks[: len(first)] - rankdata(first)) / len(second)
-    below_members = 1 - (ranks[len(first) :] - rankdata(second)) / len(first)
+    ranks = midranks(np.concatenate([first, second]))
+    above_non_members = (ranks[: len(first)] - midranks(first)) / len(second)
+    below_members = 1 - (ranks[len(first) :] - midranks(second)) / len(first)
     value = float(above_non_members.mean())
     variance = above_non_members.var(ddof=1) / len(first) + below_members.var(ddof=1) / len(second)
     standard_error = math.sqrt(variance) if variance > 0 else null_standard_error(len(first), len(second))
@@ -55,6 +55,17 @@ def null_standard_error(members: int, non_members: int) -> float:
 def smallest_detectable_shift(members: int, non_members: int) -> float:
     """The distance of an AUC from 1/2 that a two-sided 5% test finds four times in five."""
     return POWER_QUANTILES * null_standard_error(members, non_members)
+
+
+def midranks(values: ArrayLike) -> Values:
+    """Rank of each value from 1, the mean of their ranks where values are tied; `scipy.stats.rankdata` is as good.
+
+    That module takes most of a second to import, in every job, and nothing else here needs it.
+    """
+    array = np.asarray(values, dtype=np.float64)
+    ordered = np.sort(array)
+    ranks: Values = (np.searchsorted(ordered, array, "left") + np.searchsorted(ordered, array, "right") + 1) / 2
+    return ranks
 
 
 def roc_points(members: ArrayLike, non_members: ArrayLike) -> tuple[Values, Values]:
@@ -76,7 +87,7 @@ def tpr_at_fpr(members: ArrayLike, non_members: ArrayLike, fpr: float) -> float:
 
 def share_upper_bound(successes: int, trials: int) -> float:
     """Exact one-sided 95% upper bound of a share (Clopper and Pearson 1934); 1 without trials."""
-    return 1.0 if successes >= trials else float(beta.ppf(0.95, successes + 1, trials - successes))
+    return 1.0 if successes >= trials else float(betaincinv(successes + 1, trials - successes, 0.95))
 
 
 def wilson(successes: int, trials: int) -> tuple[float, float]:
@@ -123,7 +134,7 @@ def two_sided_p(estimate: float, standard_error: float) -> float:
     """P-value of ``estimate`` against 0 under a normal error."""
     if standard_error == 0:
         return 1.0 if estimate == 0 else 0.0
-    return float(2 * norm.sf(abs(estimate / standard_error)))
+    return float(2 * ndtr(-abs(estimate / standard_error)))
 
 
 def holm(p_values: ArrayLike, level: float) -> NDArray[np.bool_]:

@@ -10,10 +10,10 @@ from itertools import pairwise
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, MultiStepLR, OneCycleLR
 
 from worker.unlearning import distributed
+from worker.unlearning._optimizer import SGD
 
 OnEpoch = Callable[[int, float, nn.Module], None]
 """Called after each epoch with its number from 1, its mean loss, and the network as it stands."""

@@ -2,7 +2,7 @@ import math
 
 import numpy as np
 import pytest
-from scipy.stats import norm
+from scipy.stats import beta, norm, rankdata
 from sklearn.metrics import roc_auc_score, roc_curve
 
 from worker.unlearning import statistics
@@ -43,6 +43,16 @@ def test_swapping_the_sides_mirrors_the_auc(generator):
     one, other = statistics.auc(members, others), statistics.auc(others, members)
     assert one.value == pytest.approx(1 - other.value)
     assert one.standard_error == pytest.approx(other.standard_error)
+
+
+@pytest.mark.parametrize("values", [[3.0, 1.0, 3.0, np.inf, -np.inf, 1.0], [], [5.0], [0.0, -0.0, 1e-300]])
+def test_midranks_are_scipys(values):
+    assert statistics.midranks(values).tolist() == rankdata(values).tolist()
+
+
+def test_midranks_of_many_tied_values_are_scipys(generator):
+    values = generator.integers(0, 300, 5000) / 7
+    assert statistics.midranks(values).tolist() == rankdata(values).tolist()
 
 
 def test_infinite_scores_are_ranked():
@@ -106,6 +116,7 @@ def test_true_positives_at_a_false_positive_rate_by_hand():
 def test_bound_of_a_share_is_the_rule_of_three_for_no_success():
     assert statistics.share_upper_bound(0, 100) == pytest.approx(1 - 0.05 ** (1 / 100))
     assert statistics.share_upper_bound(7, 7) == 1.0
+    assert statistics.share_upper_bound(3, 40) == pytest.approx(beta.ppf(0.95, 4, 37), rel=1e-12)
 
 
 def test_wilson_interval_of_published_example():
