@@ -4,7 +4,7 @@ import sys
 import pytest
 import torch
 import torch.nn.functional as F
-from torch.optim import SGD as TorchSGD
+from torch import optim
 from torch.optim.lr_scheduler import OneCycleLR
 
 from worker.unlearning import networks
@@ -42,7 +42,7 @@ def test_steps_are_those_of_torchs_sgd_to_the_last_bit(options):
             scheduler.step()
         return network.state_dict()
 
-    ours, torchs = trained(SGD), trained(TorchSGD)
+    ours, torchs = trained(SGD), trained(optim.SGD)
     assert all(torch.equal(ours[name], torchs[name]) for name in torchs)
 
 
