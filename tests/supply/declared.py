@@ -8,6 +8,7 @@ from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
+from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -56,19 +57,23 @@ def _floor(requirement: Requirement) -> str:
 
 
 def pins(path: Path = ROOT / "requirements.txt") -> dict[str, str]:
-    """The exact versions of a requirements file, by name."""
+    """The exact versions of a requirements file, by name, without those that are for another Python than this one."""
     lines = [line.strip() for line in path.read_text().splitlines() if line.strip() and not line.startswith("#")]
     found = {}
     for line in lines:
-        match = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.+]+)", line)
+        match = re.fullmatch(r"([A-Za-z0-9._-]+)==([A-Za-z0-9.+]+)(?:; (python_full_version .+))?", line)
         if match is None:
             raise ValueError(f"{path.name}: {line!r} is no exact version")
-        found[canonicalize_name(match[1])] = match[2]
+        if match[3] is None or Marker(match[3]).evaluate():
+            found[canonicalize_name(match[1])] = match[2]
     return found
 
 
-def closure(wanted: list[Requirement]) -> set[str]:
-    """Names of what ``wanted`` installs, with all that it needs in turn, as the installed packages say."""
+def closure(wanted: list[Requirement], **python: str) -> set[str]:
+    """Names of what ``wanted`` installs, with all that it needs in turn, as the installed packages say.
+
+    ``python`` is what markers see of another Python than this one: ``python_full_version``.
+    """
     found: set[str] = set()
     waiting = [(canonicalize_name(each.name), frozenset(each.extras)) for each in wanted]
     seen = set(waiting)
@@ -77,7 +82,9 @@ def closure(wanted: list[Requirement]) -> set[str]:
         found.add(name)
         for line in distribution(name).requires or []:
             needed = Requirement(line)
-            if needed.marker is None or any(needed.marker.evaluate({"extra": extra}) for extra in extras | {""}):
+            if needed.marker is None or any(
+                needed.marker.evaluate(python | {"extra": extra}) for extra in extras | {""}
+            ):
                 further = (canonicalize_name(needed.name), frozenset(needed.extras))
                 if further not in seen:
                     seen.add(further)

@@ -6,6 +6,7 @@ version that requirements.txt pins and the tests ran with.
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 
@@ -19,11 +20,17 @@ def path(image: str) -> Path:
     return ROOT / f"requirements.{image}.txt"
 
 
+def python() -> str:
+    """The version of the images' Python, which need not be that of the tests."""
+    (found,) = re.findall(r"^FROM python:([0-9.]+)-", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    return str(found)
+
+
 def text(image: str) -> str:
     """The file's content. KeyError: a package that is needed has no pin in requirements.txt."""
     groups = declared()
     wanted = [each for group in (BOTH, image, *further()) for each in groups[group]]
-    needed = closure([*wanted, *build_requirements()])
+    needed = closure([*wanted, *build_requirements()], python_full_version=python())
     pinned = pins()
     return HEAD.format(image=image) + "".join(f"{name}=={pinned[name]}\n" for name in sorted(needed))
 
