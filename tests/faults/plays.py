@@ -12,7 +12,7 @@ from models.settings import Settings
 
 SECONDS = 300.0
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(["tests.faults.warm", "tests.faults.acts"])
+CONTEXT.set_forkserver_preload(["tests.faults.warm", "tests.faults.first_round", "tests.faults.acts"])
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,4 @@
-"""What every process of these tests needs, imported once: the application has its routes built by a first request.
-
-Rounds of a dispatcher over an empty service are there for what they compile: most statements of a round are always the same.
-"""
+"""What every process of these tests needs, imported once: the application has its routes built by a first request."""
 
 from __future__ import annotations
 
@@ -14,12 +11,9 @@ from starlette.testclient import TestClient
 import service.webhooks.sending
 import worker.tasks
 from models.log import configure_logging
-from models.session import Database
 from models.settings import Settings
 from service import schema
 from service.app import create_app
-from service.dispatcher import Dispatcher
-from tests import compiled
 from worker import report
 
 # The application imports these where it first needs them, which would be in each of the hundreds of processes anew.
@@ -37,17 +31,11 @@ LATE = (
 for name in LATE:
     importlib.import_module(name)
 configure_logging()
-compiled.share()
 with tempfile.TemporaryDirectory() as folder:
     settings = Settings(data_dir=Path(folder))
     schema.upgrade(settings)
     APPLICATION = create_app(settings, dispatch=False)
     with TestClient(APPLICATION) as client:
         client.post("/v1/deletion-requests", json={})
-    database = Database(settings.database)
-    dispatcher = Dispatcher(database, settings)
-    dispatcher.round()
-    dispatcher.stop()
-    database.dispose()
 
 __all__ = ["APPLICATION", "report", "service", "worker"]

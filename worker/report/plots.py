@@ -51,7 +51,7 @@ def draw(audit: Json) -> dict[str, bytes]:
 def summary(audit: Json) -> bytes:
     """Each attack against its null with the 95% interval, and the tolerance as a band."""
     with matplotlib.rc_context(STYLE):
-        figure, (axes,) = _drawn(2.4, left=0.85, top=0.3, bottom=0.5)
+        figure, (axes,) = _figure(2.4, left=0.85, top=0.3, bottom=0.5)
         shown = [entry["name"] for entry in _new(audit)["estimates"] if entry["name"] in SUMMARISED]
         names = _present(audit)
         for position, name in enumerate(names):
@@ -77,7 +77,7 @@ def summary(audit: Json) -> bytes:
 def roc(audit: Json) -> bytes:
     """ROC of z on logarithmic axes, where an attacker with few false alarms lives."""
     with matplotlib.rc_context(STYLE):
-        figure, (axes,) = _drawn(2.9, left=0.7, top=0.1, bottom=0.5)
+        figure, (axes,) = _figure(2.9, left=0.7, top=0.1, bottom=0.5)
         least = 1.0
         for name in _present(audit):
             scores = audit[name]["scores"]["z"]
@@ -100,7 +100,7 @@ def histograms(audit: Json) -> bytes:
     """z of forget samples against audit controls, a panel for each model."""
     with matplotlib.rc_context(STYLE):
         names = _present(audit)
-        figure, panels = _drawn(2.1, left=0.65, top=0.5, bottom=0.5, panels=len(names))
+        figure, panels = _panels(names)
         values = [value for name in names for group in audit[name]["scores"]["z"].values() for value in group]
         bins = np.linspace(np.quantile(values, 0.005), np.quantile(values, 0.995), 31)
         for axes, name in zip(panels, names, strict=True):
@@ -109,7 +109,6 @@ def histograms(audit: Json) -> bytes:
                 axes.hist(
                     shown, bins, density=True, histtype="stepfilled", alpha=0.55, color=COLOURS[group], label=group
                 )
-            axes.set_title(name)
         panels[0].set_ylabel("density")
         _label(figure, "z, in standard deviations of never-trained images (higher: more like a member)")
         _legend(figure, panels[0])
@@ -120,10 +119,9 @@ def by_difficulty(audit: Json) -> bytes:
     """z of each forget sample and control against how hard its image is."""
     with matplotlib.rc_context(STYLE):
         names = _present(audit)
-        figure, panels = _drawn(2.1, left=0.65, top=0.5, bottom=0.5, panels=len(names))
+        figure, panels = _panels(names)
         for axes, name in zip(panels, names, strict=True):
             _scatter(axes, audit[name]["scores"])
-            axes.set_title(name)
         panels[0].set_ylabel("z (standard deviations)")
         _label(figure, "mean signal of reference models that were not trained on the image (higher: easier)")
         _legend(figure, panels[0], markerscale=2)
@@ -138,7 +136,7 @@ def _scatter(axes: Axes, scores: Json) -> None:
     axes.axhline(0, color="#BBBBBB", linewidth=0.8)
 
 
-def _drawn(
+def _figure(
     height: float, *, left: float, top: float, bottom: float, panels: int = 1
 ) -> tuple[Figure, NDArray[np.object_]]:
     """A figure of the text's width and its panels side by side; margins in inches.
@@ -150,6 +148,14 @@ def _drawn(
     axes = figure.subplots(1, panels, sharex=True, sharey=True, squeeze=False)[0]
     figure.subplots_adjust(left / WIDTH, bottom / height, 1 - 0.05 / WIDTH, 1 - top / height, wspace=0.07)
     return figure, axes
+
+
+def _panels(names: list[str]) -> tuple[Figure, NDArray[np.object_]]:
+    """A panel for each model, under its name."""
+    figure, panels = _figure(2.1, left=0.65, top=0.5, bottom=0.5, panels=len(names))
+    for axes, name in zip(panels, names, strict=True):
+        axes.set_title(name)
+    return figure, panels
 
 
 def _legend(figure: Figure, axes: Axes, **options: Any) -> None:
