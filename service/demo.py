@@ -21,6 +21,7 @@ from models.settings import Settings
 from service import schema, security
 from service.demo_outcome import print_outcome
 from service.embedded import DidNotStart, Embedded, free_port
+from service.plain import NO_AUTHORITY
 from service.stopping import interruptible, pause
 
 MARKER = ".amun-demo"
@@ -88,7 +89,9 @@ def _keys(settings: Settings) -> dict[Role, str]:
 
 def _main_job(console: Console, embedded: Embedded, secrets: dict[Role, str], data: Path) -> bool:
     clients = {
-        role: httpx.Client(base_url=embedded.url, headers={"Authorization": f"Bearer {secret}"}, timeout=30)
+        role: httpx.Client(
+            base_url=embedded.url, headers={"Authorization": f"Bearer {secret}"}, timeout=30, verify=NO_AUTHORITY
+        )
         for role, secret in secrets.items()
     }
     operator, application = clients[Role.OPERATOR], clients[Role.APPLICATION]

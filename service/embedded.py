@@ -15,6 +15,7 @@ import httpx
 
 from models.queue import QUEUE
 from models.settings import Settings
+from service.plain import NO_AUTHORITY
 
 PR_SET_PDEATHSIG = 1  # prctl(2)
 READY_SECONDS = 60.0
@@ -128,12 +129,13 @@ class Embedded:
 
     def _wait_ready(self) -> None:
         deadline = time.monotonic() + READY_SECONDS
-        while time.monotonic() < deadline:
-            self.watch()
-            try:
-                if httpx.get(f"{self.url}/readyz", timeout=2, trust_env=False).status_code == 200:
-                    return
-            except httpx.TransportError:
-                pass
-            time.sleep(0.1)
+        with httpx.Client(base_url=self.url, timeout=2, trust_env=False, verify=NO_AUTHORITY) as client:
+            while time.monotonic() < deadline:
+                self.watch()
+                try:
+                    if client.get("/readyz").status_code == 200:
+                        return
+                except httpx.TransportError:
+                    pass
+                time.sleep(0.1)
         raise DidNotStart(f"the API was not ready after {READY_SECONDS:.0f} seconds: see {self.log('api')}")

@@ -51,13 +51,21 @@ class Api:
         if self._client is None:
             import httpx
 
+            from service.plain import NO_AUTHORITY
+
             _check_url(self._url)
             headers = {"Authorization": f"Bearer {_key(self._key_file)}", "Accept-Encoding": "identity"}
             limit = self._seconds or ANSWER_SECONDS
             timeout = httpx.Timeout(limit, connect=self._seconds or CONNECT_SECONDS)
             # A proxy of the environment is for what lies elsewhere: it could not reach this host, and would see the key.
-            elsewhere = urlsplit(self._url).hostname not in LOOPBACK
-            self._client = httpx.Client(base_url=self._url, headers=headers, timeout=timeout, trust_env=elsewhere)
+            parts = urlsplit(self._url)
+            self._client = httpx.Client(
+                base_url=self._url,
+                headers=headers,
+                timeout=timeout,
+                trust_env=parts.hostname not in LOOPBACK,
+                verify=NO_AUTHORITY if parts.scheme == "http" else httpx.create_ssl_context(),
+            )
         return self._client
 
     def close(self) -> None:
@@ -147,7 +155,11 @@ class Api:
             self.deadline.check()
             what = "connect" if isinstance(error, httpx.ConnectTimeout) else "answer"
             raise Unreachable(f"The service at {self._url} did not {what} in time.") from None
-        except httpx.ConnectError:
+        except httpx.ConnectError as error:
+            if "[SSL" in str(error):
+                raise Unreachable(
+                    f"No safe connection to {self._url}: {error}. SSL_CERT_FILE names a file with the certificates to trust."
+                ) from None
             raise Unreachable(
                 f"There is no service at {self._url}: start it (`amun up`), or say where it is (--url or AMUN_URL)."
             ) from None

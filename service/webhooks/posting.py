@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,9 @@ class Reply:
     retry_after: float | None  # seconds
 
 
+@cache
 def tls_context(further_ca: Path | None) -> ssl.SSLContext:
-    """Verifies host names by the usual CAs and ``further_ca``; no environment variable changes that.
+    """Verifies host names by the usual CAs and ``further_ca``; no environment variable changes that. Read once a process.
 
     Raises UnusableAuthority where the file holds no certificate.
     """

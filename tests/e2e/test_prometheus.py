@@ -20,6 +20,8 @@ from models.session import Database
 from models.settings import Settings
 from service import security
 from service.embedded import api_command, environment
+from service.plain import NO_AUTHORITY
+from tests import plain
 from tests.conftest import Server, find_program, free_port, missing, unprivileged
 from tests.operations import ROOT
 from tests.service.conftest import World
@@ -66,7 +68,7 @@ def prometheus(
     options = ["--config.file=prometheus.yml", "--storage.tsdb.path=data", f"--web.listen-address=127.0.0.1:{port}"]
     server = Server([str(program), *options], folder, signal.SIGTERM)
 
-    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as client:
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30, verify=NO_AUTHORITY) as client:
 
         def ask(path: str) -> Any:
             return client.get(f"/api/v1/{path}").raise_for_status().json()["data"]
@@ -145,7 +147,7 @@ def test_a_request_past_its_due_date_and_a_killed_process_raise_their_alerts_and
     def evaluated() -> bool:
         return all(rule["health"] == "ok" for rule in prometheus("rules")["groups"][0]["rules"])
 
-    assert httpx.get(f"http://{api[0]}/metrics", trust_env=False).status_code == 401
+    assert plain.get(f"http://{api[0]}/metrics").status_code == 401
     assert eventually(scraped, PATIENCE_SECONDS), prometheus("targets")
     assert eventually(evaluated, PATIENCE_SECONDS), prometheus("rules")
     assert eventually(lambda: firing() == set(), PATIENCE_SECONDS), firing()

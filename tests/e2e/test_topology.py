@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from sqlalchemy import select
 
@@ -16,7 +15,7 @@ from models.records import Job, JobKind, JobStatus, Lease
 from models.session import Database
 from service.duties import sealing, sweeping
 from service.webhooks import outbox
-from tests import oracle, replaying
+from tests import oracle, plain, replaying
 from tests.caller import Caller, keys
 from tests.container import wait_for
 from tests.topology import Topology
@@ -148,7 +147,7 @@ def lose_a_worker_a_dispatcher_the_broker_and_the_database(stage: Stage) -> None
     stage.erase(1)  # the other API process takes it without a broker
     assert stage.shops[1].accepted[-1].url == topology.url(left)
     topology["db"].kill()
-    answer = httpx.get(topology.url(left) + "/readyz", timeout=30)
+    answer = plain.get(topology.url(left) + "/readyz", timeout=30)
     assert answer.status_code == 503, answer.text
     for name in ("redis", "db", api):
         topology[name].start()

@@ -26,6 +26,7 @@ from service import following
 from service.duties.sealing import seal_events
 from service.embedded import api_command, environment, free_port
 from service.security import revoke_key
+from tests import plain
 from tests.service.serving import eventually, serving
 
 Headers = dict[str, str]
@@ -138,9 +139,9 @@ def test_a_job_is_followed_from_the_queue_to_its_end(url: str, world: Any, opera
         assert next(messages)[:2] == ("job.succeeded", "4")
         end = next(messages)
         assert (end.event, end.id) == ("end", None)
-        assert end.data == httpx.get(f"{url}/v1/jobs/{job}", headers=operator).json()
+        assert end.data == plain.get(f"{url}/v1/jobs/{job}", headers=operator).json()
         assert list(messages) == []
-    page = httpx.get(f"{url}/v1/jobs/{job}/events", headers=operator).json()
+    page = plain.get(f"{url}/v1/jobs/{job}/events", headers=operator).json()
     assert page["data"][0] == queued.data
 
 
@@ -215,9 +216,9 @@ def test_a_stream_of_no_job_or_without_the_role_is_a_problem(
     url: str, operator: Headers, compliance: Headers, job: uuid.UUID, served: tuple[Any, str]
 ) -> None:
     path = f"{url}/v1/jobs/{{}}/events"
-    assert httpx.get(path.format(uuid.uuid4()), headers={**operator, **STREAM}).status_code == 404
-    assert httpx.get(path.format(job), headers={**compliance, **STREAM}).status_code == 403
-    assert httpx.get(path.format(job), headers=STREAM).status_code == 401
+    assert plain.get(path.format(uuid.uuid4()), headers={**operator, **STREAM}).status_code == 404
+    assert plain.get(path.format(job), headers={**compliance, **STREAM}).status_code == 403
+    assert plain.get(path.format(job), headers=STREAM).status_code == 401
     assert served[0].state.streams.taken == 0
 
 
@@ -260,10 +261,10 @@ def test_streams_have_a_limit_and_one_that_is_left_frees_its_place(
             readers = [open_streams.enter_context(followed(url, job, operator)) for _ in range(2)]
             for reader in readers:
                 reader.next("progress")
-            refused = httpx.get(f"{url}/v1/jobs/{job}/events", headers={**operator, **STREAM})
+            refused = plain.get(f"{url}/v1/jobs/{job}/events", headers={**operator, **STREAM})
             assert refused.status_code == 503
             assert int(refused.headers["Retry-After"]) >= 1
-            assert httpx.get(f"{url}/v1/jobs/{job}/events", headers=operator).status_code == 200
+            assert plain.get(f"{url}/v1/jobs/{job}/events", headers=operator).status_code == 200
         assert eventually(lambda: app.state.streams.taken == 0)
         with followed(url, job, operator) as reader:
             reader.next("progress")
@@ -348,7 +349,7 @@ def test_a_server_that_is_told_to_stop_ends_its_streams_at_once(
 
 def answers(url: str) -> bool:
     try:
-        return httpx.get(f"{url}/readyz").status_code == 200
+        return plain.get(f"{url}/readyz").status_code == 200
     except httpx.TransportError:
         return False
 

@@ -8,7 +8,6 @@ import time
 from datetime import timedelta
 from typing import Any
 
-import httpx
 import pytest
 from sqlalchemy import select
 from starlette.testclient import TestClient
@@ -21,6 +20,7 @@ from models.settings import Settings, get_settings
 from service import security
 from service.cli import app
 from service.embedded import environment
+from tests import plain
 from tests.service.sent import Headers
 from tests.service.serving import serving
 
@@ -136,7 +136,7 @@ def test_the_commands_make_follow_and_revoke_a_key_of_a_running_server(sqlite_se
     with serving(settings) as (_, url):
 
         def status(secret: str) -> int:
-            return httpx.get(f"{url}/v1/jobs", headers={"Authorization": f"Bearer {secret}"}).status_code
+            return plain.get(f"{url}/v1/jobs", headers={"Authorization": f"Bearer {secret}"}).status_code
 
         first = amun(settings, "create", "--role", "operator", "--label", "night shift").stdout.strip()
         assert status(first) == 200

@@ -8,12 +8,12 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from sqlalchemy import text, update
 
 from models.records import Event, record_event
 from service.duties.sealing import seal_events
+from tests import plain
 from tests.service.cli.conftest import Amun, at
 from tests.service.cli.contract import KEY, Contract, as_json, problem
 from tests.service.conftest import Headers, World
@@ -29,7 +29,7 @@ def report(world: World, digits: uuid.UUID) -> str:
 def trusted(url: str, report: str, tmp_path: Path) -> Path:
     """Public keys that were kept elsewhere."""
     keys = tmp_path / "trusted.json"
-    keys.write_bytes(httpx.get(f"{url}/.well-known/jwks.json").content)
+    keys.write_bytes(plain.get(f"{url}/.well-known/jwks.json").content)
     return keys
 
 
@@ -61,7 +61,7 @@ def test_reports_are_listed_and_filtered(amun: Amun, report: str, compliance: He
 
 
 def test_a_report_is_shown_byte_for_byte(amun: Amun, url: str, report: str, compliance: Headers) -> None:
-    document = httpx.get(f"{url}/v1/reports/{report}", headers=compliance).content
+    document = plain.get(f"{url}/v1/reports/{report}", headers=compliance).content
     assert amun(compliance, "reports", "show", report, "--json").out.encode() == document + b"\n"
 
 

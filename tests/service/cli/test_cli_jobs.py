@@ -7,13 +7,13 @@ import time
 import uuid
 from typing import Any
 
-import httpx
 import pytest
 from sqlalchemy import update
 
 from models.base import now
 from models.records import Job, JobKind, JobStatus
 from service.cli import watching
+from tests import plain
 from tests.service.cli.conftest import Amun, Done, at
 from tests.service.cli.contract import KEY, Contract, as_json, problem, stream
 from tests.service.conftest import Headers, World
@@ -89,7 +89,7 @@ def test_a_job_of_the_real_service_is_followed_to_its_end(
     done = amun(operator, "jobs", "watch", job, "--json", "--timeout", 60)
     timer.join()
     assert done.status == 0, done.err
-    assert done.json == httpx.get(f"{url}/v1/jobs/{job}", headers=operator).json()
+    assert done.json == plain.get(f"{url}/v1/jobs/{job}", headers=operator).json()
     assert "unlearn digits-cnn: queued (0 %)" in done.err
     assert "unlearn digits-cnn: succeeded (100 %)" in done.err
 

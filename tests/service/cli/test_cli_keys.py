@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-import httpx
 import pytest
 
 from models.settings import Settings
+from tests import plain
 from tests.service.cli.conftest import at
 
 amun = at("http://127.0.0.1:9")
@@ -19,13 +19,13 @@ def test_a_key_is_made_shown_once_listed_and_revoked(url: str, settings: Setting
     made = amun(None, "keys", "create", "--role", "operator", "--label", "night shift", "--days", 30, *data)
     key = made.out.strip()
     headers = {"Authorization": f"Bearer {key}"}
-    assert httpx.get(f"{url}/v1/jobs", headers=headers).status_code == 200
+    assert plain.get(f"{url}/v1/jobs", headers=headers).status_code == 200
     listed = amun(None, "keys", "list", *data).out
     assert key.split("_")[1] in listed
     assert "night shift" in listed
     assert key.split("_", 2)[2] not in listed
     assert amun(None, "keys", "revoke", key.split("_")[1], *data).status == 0
-    assert httpx.get(f"{url}/v1/jobs", headers=headers).status_code == 401
+    assert plain.get(f"{url}/v1/jobs", headers=headers).status_code == 401
 
 
 @pytest.mark.parametrize("options", [("operator", "--application", "shop"), ("application",), ("king",)])

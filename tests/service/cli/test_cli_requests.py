@@ -11,7 +11,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import rfc8785
 from sqlalchemy import update
@@ -19,6 +18,7 @@ from sqlalchemy import update
 from models.base import new_id, now
 from models.records import Certificate, DeletionRequest, ErasureStatus, VersionStatus
 from models.verify import ERASURE_CERTIFICATE
+from tests import plain
 from tests.service.cli.conftest import Amun, Done, at
 from tests.service.cli.contract import KEY, Contract, as_json, problem
 from tests.service.conftest import Headers, World
@@ -71,7 +71,7 @@ def certified(world: World, request: str, *, damaged: bool = False) -> None:
 
 def jwks(url: str, folder: Path) -> Path:
     keys = folder / "trusted.json"
-    keys.write_bytes(httpx.get(f"{url}/.well-known/jwks.json").content)
+    keys.write_bytes(plain.get(f"{url}/.well-known/jwks.json").content)
     return keys
 
 
@@ -86,7 +86,7 @@ def test_a_request_is_made_and_shown_to_people(amun: Amun, shop: Headers) -> Non
 def test_json_is_exactly_what_the_service_answers(amun: Amun, url: str, shop: Headers) -> None:
     request = made(amun, shop)
     done = amun(shop, "requests", "show", request, "--json")
-    assert done.out.encode() == httpx.get(f"{url}/v1/deletion-requests/{request}", headers=shop).content + b"\n"
+    assert done.out.encode() == plain.get(f"{url}/v1/deletion-requests/{request}", headers=shop).content + b"\n"
 
 
 def test_the_same_idempotency_key_never_makes_a_second_request(amun: Amun, shop: Headers) -> None:
