@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import itertools
 import os
@@ -29,6 +30,7 @@ from tests import compiled
 # The tests keep every core busy: a job that gave way would wait for all the others.
 os.environ.setdefault("AMUN_NICENESS", "0")
 compiled.share()
+gc.disable()  # until all tests are collected: what is imported stays, and to look for garbage among it took a sixth of that
 
 START_SECONDS = 30.0
 # These begin first, so that no core has one of them left to do when there is nothing else. A folder means all within.
@@ -57,6 +59,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_collection_finish() -> None:
     gc.freeze()  # what was imported and collected stays: not to be walked through again by every collection of garbage
+    gc.enable()
+    atexit.register(gc.freeze)  # nor for the last time
 
 
 def missing(what: str) -> None:

@@ -9,6 +9,7 @@ worker.pipeline PLAN.json OUT_DIR``.
 from __future__ import annotations
 
 import argparse
+import atexit
 import dataclasses
 import errno
 import gc
@@ -189,6 +190,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--supervised", action="store_true", help="exit when standard input ends")
     parser.add_argument(HALVED, action="store_true", help=argparse.SUPPRESS)  # of ranks that begin again
     options = parser.parse_args(arguments)
+    # Not to walk through all of torch for garbage, now and then and at the end, where that alone takes a second of a core.
+    gc.freeze()
+    atexit.register(gc.freeze)
     # A parent may have passed on that it ignores this signal.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if options.supervised:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import multiprocessing
 import os
 import socket
@@ -70,6 +72,8 @@ def _without_banner(instance: Any, **_: object) -> None:
 def _on_start(**_: object) -> None:
     """Raises SystemExit on another schema. A database that does not answer is asked again when a job comes."""
     configure_logging()
+    gc.freeze()  # what was imported stays: pool processes share its memory with this one, and none looks through it
+    atexit.register(gc.freeze)
     database = Database(get_settings().database)
     try:
         revisions.check(database)
