@@ -48,13 +48,14 @@ def unlearning(requests: list[list[int]]) -> agreed.UnlearnPlan:
 
 
 def registering(tmp_path: Path, **options: object) -> tuple[int, agreed.Result | None]:
-    """Exit status of a child, and its result."""
+    """Exit status of a child whose supervisor lives, and its result."""
     plan = agreed.RegisterPlan(agreed.Source("builtin", "digits"), agreed.Controls(share=0.4), seed=1)
     (tmp_path / agreed.PLAN_FILE).write_text(agreed.dump(plan))
     command = [*shlex.split(replaying.command(rows=10, **options)), str(tmp_path / agreed.PLAN_FILE), str(tmp_path)]
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, cwd="/", timeout=60)
+    with subprocess.Popen([*command, "--supervised"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd="/") as child:
+        status = child.wait(60)
     result = tmp_path / agreed.RESULT_FILE
-    return done.returncode, agreed.load_result(result) if result.exists() else None
+    return status, agreed.load_result(result) if result.exists() else None
 
 
 @pytest.mark.parametrize("case", outcomes.CASES)
