@@ -34,9 +34,10 @@ gc.disable()  # until all tests are collected: what is imported stays, and to lo
 
 START_SECONDS = 30.0
 # These begin first, so that no core has one of them left to do when there is nothing else. A folder means all within.
+# The first is never idle, as tests of whole services are at times: it fills the cores beside them.
 LONGEST = (
-    "tests/e2e/",
     "tests/faults/test_crashes.py",
+    "tests/e2e/",
     "tests/worker/test_pipeline.py",
     "tests/service/test_deletion_requests.py",
     "tests/service/test_following.py",
@@ -256,40 +257,53 @@ class Reused:
     def __init__(self, server: str, template: str) -> None:
         self._server, self._template = server, template
         self.url = server.removesuffix("postgres") + "amun_reused"
-        self._make()
-        with self._connect() as connection:
-            self._schema = connection.execute(self.SCHEMA).fetchone()
+        self._connection = self._make()
+        self._schema = self._connection.execute(self.SCHEMA).fetchone()
 
     def empty(self) -> str:
-        """The URL, once the database has no row and nobody is connected to it."""
-        with self._connect() as connection:
-            others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-            connection.execute(f"SELECT pg_terminate_backend(pid) {others}")  # type: ignore[arg-type]
-            untouched = connection.execute(self.SCHEMA).fetchone() == self._schema
-            if untouched:
-                self._delete_rows(connection)
+        """The URL, once the database has no row and nobody else is connected to it."""
+        try:
+            untouched = self._emptied()
+        except psycopg.OperationalError:  # a test ended every session of the server's
+            self._connection = self._connect()
+            untouched = self._emptied()
         if not untouched:
+            self._connection.close()
             _administer(self._server, "DROP DATABASE amun_reused WITH (FORCE)")
-            self._make()
+            self._connection = self._make()
         return self.url
 
-    def _make(self) -> None:
+    def close(self) -> None:
+        self._connection.close()
+
+    def _make(self) -> psycopg.Connection:
         _administer(self._server, f"CREATE DATABASE amun_reused TEMPLATE {self._template}")
+        return self._connect()
 
     def _connect(self) -> psycopg.Connection:
-        return psycopg.connect(self.url.replace("+psycopg", ""), autocommit=True)
+        """Kept from test to test: to connect takes longer than all that is said."""
+        connection = psycopg.connect(self.url.replace("+psycopg", ""), autocommit=True)
+        connection.execute("SET session_replication_role = replica")  # past foreign keys, and the log's own triggers
+        return connection
 
-    def _delete_rows(self, connection: psycopg.Connection) -> None:
+    def _emptied(self) -> bool:
+        """Whether the schema is as it was; every row is gone then."""
+        others = "FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        self._connection.execute(f"SELECT pg_terminate_backend(pid) {others}")  # type: ignore[arg-type]
+        if self._connection.execute(self.SCHEMA).fetchone() != self._schema:
+            return False
         tables = [table.name for table in Base.metadata.sorted_tables]
         filled = " UNION ALL ".join(f"SELECT '{name}' WHERE EXISTS (SELECT 1 FROM \"{name}\")" for name in tables)  # noqa: S608 - our own tables
-        connection.execute("SET session_replication_role = replica")  # past foreign keys, and the log's own triggers
-        for (name,) in connection.execute(filled).fetchall():  # type: ignore[arg-type]
-            connection.execute(f'DELETE FROM "{name}"')  # type: ignore[arg-type]  # noqa: S608 - our own tables
+        for (name,) in self._connection.execute(filled).fetchall():  # type: ignore[arg-type]
+            self._connection.execute(f'DELETE FROM "{name}"')  # type: ignore[arg-type]  # noqa: S608 - our own tables
+        return True
 
 
 @pytest.fixture(scope="session")
-def reused_postgres(postgres_url: str, migrated_postgres: str) -> Reused:
-    return Reused(postgres_url, migrated_postgres)
+def reused_postgres(postgres_url: str, migrated_postgres: str) -> Iterator[Reused]:
+    reused = Reused(postgres_url, migrated_postgres)
+    yield reused
+    reused.close()
 
 
 @pytest.fixture

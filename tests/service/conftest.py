@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import rfc8785
 from fastapi import FastAPI
 from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
 from starlette.testclient import TestClient
 
 from models.base import new_id, now
@@ -53,15 +55,35 @@ def digest(text: str) -> str:
 
 
 class World:
-    """Makes the rows that a worker would have made by now. Every method is one transaction."""
+    """Makes the rows that a worker would have made by now. Every method is one transaction, but where they go together."""
 
     def __init__(self, database: Database, settings: Settings) -> None:
         self.database = database
         self.settings = settings
         self.pepper = load_or_create(settings.secrets, API_KEY_PEPPER)
+        self._shared: Session | None = None
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """One transaction for all methods that are called within, by this thread alone."""
+        with self.database.write() as session:
+            self._shared = session
+            try:
+                yield
+            finally:
+                self._shared = None
+
+    @contextmanager
+    def _write(self) -> Iterator[Session]:
+        if self._shared is None:
+            with self.database.write() as session:
+                yield session
+        else:
+            yield self._shared
+            self._shared.flush()
 
     def key(self, role: Role, application: str | None = None, **more: Any) -> Headers:
-        with self.database.write() as session:
+        with self._write() as session:
             secret = security.create_key(session, self.pepper, role, application=application, **more)
         return {"Authorization": f"Bearer {secret}"}
 
@@ -69,7 +91,7 @@ class World:
         self, name: str, application: str, status: TrainingSetStatus = TrainingSetStatus.READY
     ) -> uuid.UUID:
         """40 training images of 4 classes (row 3 is a copy of row 2; rows 5, 6 and 45 show user-42), 10 controls."""
-        with self.database.write() as session:
+        with self._write() as session:
             made = TrainingSet(
                 name=name,
                 status=status,
@@ -103,7 +125,7 @@ class World:
 
     def model(self, name: str, training_set: str, status: ModelStatus = ModelStatus.READY, **policy: Any) -> uuid.UUID:
         """A model; unless it is training or failed, with version 1 released."""
-        with self.database.write() as session:
+        with self._write() as session:
             found = session.scalars(select(TrainingSet).where(TrainingSet.name == training_set)).one()
             made = Model(
                 name=name,
@@ -119,7 +141,7 @@ class World:
         return made.id
 
     def job(self, model: str, kind: JobKind = JobKind.UNLEARN, status: JobStatus = JobStatus.SUCCEEDED) -> uuid.UUID:
-        with self.database.write() as session:
+        with self._write() as session:
             found = session.scalars(select(Model).where(Model.name == model)).one()
             made = Job(kind=kind, status=status, model_id=found.id, training_set_id=found.training_set_id, seed=1)
             session.add(made)
@@ -132,7 +154,7 @@ class World:
         (self.settings.data_dir / path).parent.mkdir(parents=True)
         (self.settings.data_dir / path).write_bytes(content)
         job = self.job(model)
-        with self.database.write() as session:
+        with self._write() as session:
             found = session.scalars(select(Model).where(Model.name == model)).one()
             versions = {
                 version.number: version
@@ -159,7 +181,7 @@ class World:
 
     def report(self, model: str, number: int, verdict: str, *, signed: bool = True) -> uuid.UUID:
         """A report; unless it is signed, as it was made before reports were."""
-        with self.database.write() as session:
+        with self._write() as session:
             version = session.scalars(
                 select(ModelVersion).join(Model).where(Model.name == model, ModelVersion.number == number)
             ).one()
@@ -192,7 +214,7 @@ class World:
     def files(self, training_set: uuid.UUID) -> None:
         """Arrays of the set and reference signals of its models, without a single zero byte."""
         rows = TRAIN + CONTROLS
-        with self.database.write() as session:
+        with self._write() as session:
             found = session.get_one(TrainingSet, training_set)
             found.folder = "store/set/1"
             folders = {found.folder: {"pixels.u8": 4, "digests.bin": 32}}
@@ -214,7 +236,7 @@ class World:
         self, request: str, model: str, version: ModelVersion, status: ErasureStatus = ErasureStatus.DONE
     ) -> None:
         """What an unlearn job does with a request's erasure in one model."""
-        with self.database.write() as session:
+        with self._write() as session:
             erasure = session.scalars(
                 select(Erasure).join(Model).where(Erasure.request_id == uuid.UUID(request), Model.name == model)
             ).one()
@@ -270,6 +292,7 @@ def rival(world: World) -> Headers:
 @pytest.fixture
 def digits(world: World) -> uuid.UUID:
     """Training set `digits`, granted to shop, with the ready model `digits-cnn`."""
-    made = world.training_set("digits", "shop")
-    world.model("digits-cnn", "digits")
+    with world.together():
+        made = world.training_set("digits", "shop")
+        world.model("digits-cnn", "digits")
     return made
