@@ -52,7 +52,9 @@ def registering(tmp_path: Path, **options: object) -> tuple[int, agreed.Result |
     plan = agreed.RegisterPlan(agreed.Source("builtin", "digits"), agreed.Controls(share=0.4), seed=1)
     (tmp_path / agreed.PLAN_FILE).write_text(agreed.dump(plan))
     command = [*shlex.split(replaying.command(rows=10, **options)), str(tmp_path / agreed.PLAN_FILE), str(tmp_path)]
-    with subprocess.Popen([*command, "--supervised"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd="/") as child:
+    with subprocess.Popen(
+        [*command, "--supervised"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, cwd="/"
+    ) as child:
         status = child.wait(60)
     result = tmp_path / agreed.RESULT_FILE
     return status, agreed.load_result(result) if result.exists() else None
