@@ -25,6 +25,7 @@ from models.settings import Settings
 from service import following
 from service.duties.sealing import seal_events
 from service.embedded import api_command, environment, free_port
+from service.plain import NO_AUTHORITY
 from service.security import revoke_key
 from tests import plain
 from tests.service.serving import eventually, serving
@@ -66,8 +67,9 @@ class Reader:
 
 @contextmanager
 def followed(url: str, job: uuid.UUID, headers: Headers, **more: str) -> Iterator[Reader]:
+    path = f"{url}/v1/jobs/{job}/events"
     with httpx.stream(
-        "GET", f"{url}/v1/jobs/{job}/events", headers={**headers, **STREAM, **more}, timeout=20
+        "GET", path, headers={**headers, **STREAM, **more}, timeout=20, trust_env=False, verify=NO_AUTHORITY
     ) as answer:
         assert answer.status_code == 200, answer.read()
         assert answer.headers["Content-Type"].startswith("text/event-stream")
